@@ -1,0 +1,77 @@
+#include "block.h"
+
+#include "error.h"
+#include "model.h"
+
+namespace cf {
+
+namespace {
+
+constexpr int32_t kMaxRows = 64;
+
+void check_address(const void* address, size_t alignment, const char* name) {
+  if (!address) fail(CF_ERROR_INVALID_ARGUMENT, "options.", name, " is NULL");
+  if (reinterpret_cast<uintptr_t>(address) % alignment) fail(CF_ERROR_INVALID_ARGUMENT, "options.", name, " is not aligned to ", alignment, " bytes");
+}
+
+void check_optional(const void* address, size_t alignment, const char* name) {
+  if (address) check_address(address, alignment, name);
+}
+
+void check_dtype(cf_dtype dtype, const char* name) {
+  if (dtype < CF_DTYPE_F32 || dtype > CF_DTYPE_BF16) fail(CF_ERROR_INVALID_ARGUMENT, "options.", name, " is ", dtype, ", which is none");
+}
+
+// Strides in elements: whole vectors on CUDA, and no two heads or positions on top of each other.
+void check_kv(const cf_model_config& c, const cf_block_options& o, size_t alignment) {
+  check_dtype(o.kv_dtype, "kv_dtype");
+  check_address(o.k_cache, alignment, "k_cache");
+  check_address(o.v_cache, alignment, "v_cache");
+  check_address(o.position, alignof(int32_t), "position");
+  const int64_t unit = int64_t(alignment / dtype_bytes(o.kv_dtype));
+  auto check_stride = [&](int64_t stride, int64_t least, const char* name) {
+    if (stride < least || (unit && stride % unit)) fail(CF_ERROR_INVALID_ARGUMENT, "options.", name, " is ", stride, ", expected at least ", least, " and a multiple of ", unit ? unit : 1);
+  };
+  if (o.kv_capacity_tokens < 1) fail(CF_ERROR_INVALID_ARGUMENT, "options.kv_capacity_tokens is ", o.kv_capacity_tokens, ", expected at least 1");
+  check_stride(o.token_stride, c.head_dim, "token_stride");
+  check_stride(o.head_stride, c.n_kv_heads > 1 ? c.head_dim : 0, "head_stride");
+  if (o.page_table) {
+    check_address(o.page_table, alignof(int32_t), "page_table");
+    if (o.page_tokens < 1) fail(CF_ERROR_INVALID_ARGUMENT, "options.page_tokens is ", o.page_tokens, " with a page table, expected at least 1");
+    check_stride(o.page_stride, c.head_dim, "page_stride");
+  } else if (o.page_tokens || o.page_stride) {
+    fail(CF_ERROR_INVALID_ARGUMENT, "options.page_tokens or page_stride is set without a page_table");
+  }
+}
+
+}  // namespace
+
+void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& o) {
+  const cf_model_config& c = model.config();
+  const bool cuda = model.context()->device_kind() == CF_DEVICE_CUDA;
+  if (layer < 0 || layer >= c.n_layers) fail(CF_ERROR_INVALID_ARGUMENT, "layer is ", layer, ", expected 0 to ", c.n_layers - 1);
+  if (o.n_rows < 1 || o.n_rows > kMaxRows) fail(CF_ERROR_INVALID_ARGUMENT, "options.n_rows is ", o.n_rows, ", expected 1 to ", kMaxRows);
+  if (o.stream && !cuda) fail(CF_ERROR_INVALID_ARGUMENT, "options.stream must be NULL on the CPU");
+  check_dtype(o.activation_dtype, "activation_dtype");
+  const size_t alignment = cuda ? 16 : dtype_bytes(o.activation_dtype);
+  check_address(o.hidden, alignment, "hidden");
+  check_address(o.step_status, alignof(cf_status), "step_status");
+  if (part != BlockPart::kAttention) check_address(o.output, alignment, "output");
+  if (part == BlockPart::kWhole) {
+    check_optional(o.attention_output, alignment, "attention_output");
+    check_optional(o.mlp_activation, alignment, "mlp_activation");
+  } else {
+    check_address(o.attention_output, alignment, "attention_output");
+    check_address(o.mlp_activation, alignment, "mlp_activation");
+  }
+  if (part != BlockPart::kMlpDown) {
+    check_optional(o.new_k, alignment, "new_k");
+    check_optional(o.new_v, alignment, "new_v");
+    check_kv(c, o, cuda ? 16 : dtype_bytes(o.kv_dtype));
+  }
+  auto lock = model.lock_for_step();
+  model.check_layer_loaded(layer);
+  model.context()->backend().run_block(model, part, layer, o);
+}
+
+}  // namespace cf

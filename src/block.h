@@ -1,0 +1,14 @@
+// The block-level calls: checks that hold for every backend.
+#pragma once
+
+#include "backend.h"
+#include "clusterfusion.h"
+
+namespace cf {
+
+class Model;
+
+// Throws what can be known from the arguments, then lets the backend run the block.
+void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& options);
+
+}  // namespace cf

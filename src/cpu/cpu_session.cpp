@@ -1,0 +1,216 @@
+#include "cpu/cpu_session.h"
+
+#include <algorithm>
+
+namespace cf {
+
+CpuSession::CpuSession(std::shared_ptr<Model> model, const cf_session_options& options, const Kernels& kernels, ThreadPool& threads)
+    : Session(std::move(model), options), kernels_(kernels), threads_(threads), workspace_(model_->context()->host_memory(), model_->config(), true),
+      tokens_(size_t(capacity_) + 1) {}
+
+uint64_t CpuSession::workspace_bytes() const { return Workspace::bytes(model_->config(), true); }
+
+void CpuSession::put_token(int64_t position, int32_t token) { std::atomic_ref(tokens_[size_t(position)]).store(token, std::memory_order_relaxed); }
+
+size_t CpuSession::tokens(int64_t from, int32_t* out, size_t capacity) const {
+  const int64_t known = known_.load(std::memory_order_acquire);
+  if (from >= known) return 0;
+  const size_t count = std::min(capacity, size_t(known - from));
+  auto& tokens = const_cast<std::vector<int32_t>&>(tokens_);  // atomic_ref of const comes with C++26
+  for (size_t i = 0; i < count; i++) out[i] = std::atomic_ref(tokens[size_t(from) + i]).load(std::memory_order_relaxed);
+  return count;
+}
+
+void CpuSession::set_status(cf_status status, std::string sentence) {
+  if (status_ != CF_OK) return;
+  status_ = status;
+  sentence_ = std::move(sentence);
+}
+
+void CpuSession::advance(int64_t position, int32_t pending) {
+  n_steps_ += position - position_;
+  position_ = position;
+  pending_ = pending >= 0;
+  if (pending_) put_token(position, pending);
+  known_.store(position + pending_, std::memory_order_release);
+}
+
+void CpuSession::check_pending(int32_t token) const {
+  if (token == CF_TOKEN_PENDING && !pending_) fail(CF_ERROR_INVALID_ARGUMENT, "no token is pending: nothing has been sampled yet");
+}
+
+bool CpuSession::make_room(int64_t n_tokens) {
+  if (position_ + n_tokens > capacity_) {
+    set_status(CF_ERROR_CACHE_FULL, text("the session holds ", position_, " of ", capacity_, " positions; ", n_tokens, " more do not fit"));
+    return false;
+  }
+  if (!grow_pages(position_ + n_tokens)) {
+    set_status(CF_ERROR_CACHE_FULL, text("the KV pool has no free page for position ", position_));
+    return false;
+  }
+  return true;
+}
+
+void CpuSession::write_outputs(const float* logits, const Row& row, const Step& step) {
+  const cf_outputs& out = step.outputs;
+  const int64_t vocab = model_->config().vocab_size, o = row.output;
+  if (out.logits) std::copy_n(logits, vocab, out.logits + o * vocab);
+  const bool target = !step.targets.empty() && step.targets[size_t(o)] >= 0;
+  const double normalizer = target || out.top_logprobs ? log_sum_exp(logits, vocab) : 0;
+  if (!step.targets.empty()) out.target_logprobs[o] = target ? float(logits[step.targets[size_t(o)]] - normalizer) : 0.0f;
+  if (out.top_n) {
+    std::vector<int32_t> top(size_t(out.top_n));
+    top_tokens(logits, vocab, out.top_n, top.data(), sampling_.candidates);
+    for (int64_t i = 0; i < out.top_n; i++) {
+      if (out.top_tokens) out.top_tokens[o * out.top_n + i] = top[size_t(i)];
+      if (out.top_logprobs) out.top_logprobs[o * out.top_n + i] = float(logits[top[size_t(i)]] - normalizer);
+    }
+  }
+}
+
+// Logits of rows first ... of the workspace, and all that is made of them.
+void CpuSession::finish_rows(const Forward& forward, Row* rows, int64_t first, int64_t n_rows, const Step& step) {
+  const int64_t vocab = model_->config().vocab_size;
+  for (int64_t base = first; base < n_rows; base += kHeadRows) {
+    const int64_t n = std::min(kHeadRows, n_rows - base);
+    forward.head(base, n, workspace_);
+    for (int64_t i = 0; i < n; i++) {
+      Row& row = rows[base + i];
+      const float* logits = workspace_.logits + i * vocab;
+      try {
+        check_finite(logits, vocab, row.position + 1);
+        if (row.output >= 0) write_outputs(logits, row, step);
+        if (row.sample) row.next = row.session->sampler_.sample(logits, vocab, row.session->tokens_.data(), row.position + 1, row.position + 1, sampling_);
+        if (row.output >= 0 && step.outputs.row_tokens) step.outputs.row_tokens[row.output] = row.next;
+      } catch (const Error& error) {
+        row.failed = true;
+        row.session->set_status(error.status, error.message);
+      }
+    }
+  }
+}
+
+// Rows, at most kPieceRows, through the model. False: cancelled.
+bool CpuSession::run_piece(Row* rows, int64_t n_rows, const Step& step) {
+  const Forward forward(model_->config(), static_cast<const CpuWeights&>(model_->weights()), kernels_, threads_);
+  int32_t tokens[kPieceRows] = {};
+  int64_t positions[kPieceRows];
+  RowPlace places[kPieceRows];
+  for (int64_t r = 0; r < n_rows; r++) tokens[r] = rows[r].token, positions[r] = rows[r].position;
+  forward.embed(tokens, n_rows, workspace_);
+  forward.rotate_angles(positions, n_rows, workspace_);
+  for (int32_t layer = 0; layer < model_->config().n_layers; layer++) {
+    if (is_cancelled(step.progress.cancellation)) return false;
+    for (int64_t r = 0; r < n_rows; r++) places[r] = {positions[r], rows[r].session->pool_->view(layer, rows[r].session->pages_.data())};
+    forward.block(layer, places, n_rows, workspace_);
+  }
+  int64_t first = n_rows;  // rows that need logits are the last ones
+  while (first > 0 && (rows[first - 1].sample || rows[first - 1].output >= 0)) first--;
+  finish_rows(forward, rows, first, n_rows, step);
+  return !is_cancelled(step.progress.cancellation);
+}
+
+void CpuSession::cancel() { set_status(CF_ERROR_CANCELLED, text("cancelled at position ", position_)); }
+
+// Consecutive positions, all or nothing, in pieces that end at absolute multiples of kPieceRows.
+void CpuSession::run_positions(const int32_t* tokens, int64_t n_tokens, bool every_row, const Step& step) {
+  if (status_ != CF_OK) return;
+  check_pending(tokens[0]);
+  auto lock = model_->lock_for_step();
+  if (!make_room(n_tokens)) return;
+  const int32_t pending = tokens_[size_t(position_)];  // to be put back if this fails
+  for (int64_t i = 0; i < n_tokens; i++)
+    if (tokens[i] != CF_TOKEN_PENDING) put_token(position_ + i, tokens[i]);
+
+  Row rows[kPieceRows];
+  const int64_t end = position_ + n_tokens;
+  const bool all_outputs = step.has_outputs && step.outputs.rows == CF_ROWS_ALL;
+  bool done = true;
+  for (int64_t position = position_, next; position < end && done; position = next) {
+    next = std::min(end, (position / kPieceRows + 1) * kPieceRows);
+    if (every_row) next = end;  // at most kPieceRows
+    bool failed = false;
+    for (int64_t p = position; p < next; p++) {
+      const bool last = p == end - 1;
+      const int64_t output = all_outputs ? p - position_ : last && step.has_outputs ? 0 : -1;
+      rows[p - position] = {this, p, tokens_[size_t(p)], output, step.sample && (every_row || last)};
+    }
+    if (!run_piece(rows, next - position, step)) cancel(), failed = true;
+    for (int64_t i = 0; i < next - position; i++) {
+      failed |= rows[i].failed;
+      if (rows[i].output >= 0 && step.outputs.row_status) step.outputs.row_status[rows[i].output] = rows[i].failed ? status_ : CF_OK;
+    }
+    if (!failed && !step.progress(uint64_t(next - position_), uint64_t(n_tokens))) cancel(), failed = true;
+    done = !failed;
+    if (done && next == end) return advance(end, rows[next - position - 1].next);
+  }
+  put_token(position_, pending);
+  release_pages(position_);
+}
+
+void CpuSession::enqueue_prefill(const int32_t* tokens, int64_t n_tokens, const Step& step) { run_positions(tokens, n_tokens, false, step); }
+
+void CpuSession::enqueue_positions(const int32_t* tokens, int64_t n_tokens, const Step& step) { run_positions(tokens, n_tokens, true, step); }
+
+void CpuSession::enqueue_steps(int64_t n_steps, int32_t first_token, const Step& step) {
+  Step one = step;  // progress counts steps, not positions
+  one.progress.report = nullptr;
+  int32_t token = first_token;
+  for (int64_t i = 0; i < n_steps && status_ == CF_OK; i++, token = CF_TOKEN_PENDING) {
+    run_positions(&token, 1, true, one);
+    if (status_ != CF_OK) break;
+    if (!step.progress(uint64_t(i + 1), uint64_t(n_steps))) cancel();
+    if (pending_ && sampler_.is_stop(tokens_[size_t(position_)])) break;
+  }
+}
+
+void CpuSession::enqueue_batch(const std::vector<Session*>& sessions, const int32_t* tokens, const Step& step) {
+  std::vector<Row> rows;
+  auto at = [&](size_t i) { return static_cast<CpuSession*>(sessions[i]); };
+  auto token_of = [&](size_t i) { return tokens ? tokens[i] : int32_t{CF_TOKEN_PENDING}; };
+  for (size_t i = 0; i < sessions.size(); i++)
+    if (at(i)->status_ == CF_OK) at(i)->check_pending(token_of(i));
+  auto lock = model_->lock_for_step();
+  std::vector<int32_t> before(sessions.size());
+  for (size_t i = 0; i < sessions.size(); i++) {
+    CpuSession* s = at(i);
+    before[i] = s->tokens_[size_t(s->position_)];
+    if (s->status_ != CF_OK || !s->make_room(1)) continue;
+    if (token_of(i) != CF_TOKEN_PENDING) s->put_token(s->position_, token_of(i));
+    rows.push_back({s, s->position_, s->tokens_[size_t(s->position_)], step.has_outputs ? int64_t(i) : -1, step.sample});
+  }
+  const bool finished = rows.empty() || run_piece(rows.data(), int64_t(rows.size()), step);
+  for (Row& row : rows) {
+    CpuSession* s = row.session;
+    if (!finished) s->cancel();
+    if (s->status_ == CF_OK) s->advance(row.position + 1, row.next);
+  }
+  for (size_t i = 0; i < sessions.size(); i++) {
+    if (at(i)->status_ != CF_OK) at(i)->put_token(at(i)->position_, before[i]);
+    if (step.has_outputs && step.outputs.row_status) step.outputs.row_status[i] = at(i)->status_;
+  }
+}
+
+void CpuSession::go_back(int64_t position) {
+  if (position < position_) {
+    position_ = position;
+    pending_ = true;
+    known_.store(position + 1, std::memory_order_release);
+  }
+  release_pages(position_);
+}
+
+bool CpuSession::fetch_result(bool, cf_result& result, std::string& sentence) {
+  result.status = status_;
+  result.position = position_;
+  result.n_steps = n_steps_;
+  result.token = pending_ ? tokens_[size_t(position_)] : -1;
+  result.stopped = pending_ && sampler_.is_stop(result.token);
+  sentence = std::move(sentence_);
+  status_ = CF_OK;
+  sentence_.clear();
+  n_steps_ = 0;
+  return true;
+}
+
+}  // namespace cf

@@ -1,0 +1,126 @@
+#include "model.h"
+
+#include "cancellation.h"
+#include "checkpoint.h"
+#include "fingerprint.h"
+#include "model_config.h"
+#include "weights.h"
+
+namespace cf {
+
+Model::Model(std::shared_ptr<Context> context, const cf_model_config& config, cf_dtype weight_dtype)
+    : context_(std::move(context)), config_(config), weight_dtype_(weight_dtype) {
+  context_->backend().check_model(config_, weight_dtype_);
+  contents_ = empty_contents();
+}
+
+Model::Contents Model::empty_contents() const {
+  const size_t layers = static_cast<size_t>(config_.n_layers);
+  return {context_->backend().create_weights(config_, weight_dtype_), std::vector<uint64_t>(layers, 0), std::vector<cf_dtype>(layers, CF_DTYPE_AUTO), 0};
+}
+
+std::unique_lock<std::shared_mutex> Model::lock_for_loading() const {
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock) fail(CF_ERROR_BUSY, "the model is in use by a step or by another loading call");
+  return lock;
+}
+
+void Model::take_layer(Contents& contents, int32_t layer, const std::vector<Tensor>& tensors, void* stream) const {
+  const uint64_t fingerprint = fingerprint_tensors(tensors, context_->backend().row_reader());
+  contents.weights->load_layer(layer, tensors, stream);
+  cf_dtype dtype = CF_DTYPE_AUTO;
+  bool first = true;
+  for (const Tensor& t : tensors) {
+    if (!is_matrix(placement(config_, t.role).slot)) continue;
+    const cf_dtype kept = kept_dtype(weight_dtype_, t.dtype);
+    dtype = first || kept == dtype ? kept : CF_DTYPE_AUTO;
+    first = false;
+    if (dtype == CF_DTYPE_AUTO) break;
+  }
+  contents.layer_fingerprints[static_cast<size_t>(layer)] = fingerprint | (fingerprint == 0);
+  contents.layer_dtypes[static_cast<size_t>(layer)] = dtype;
+}
+
+void Model::take_globals(Contents& contents, const std::vector<Tensor>& tensors, void* stream) const {
+  const uint64_t fingerprint = fingerprint_tensors(tensors, context_->backend().row_reader());
+  contents.weights->load_globals(tensors, stream);
+  contents.globals_fingerprint = fingerprint | (fingerprint == 0);
+}
+
+void Model::load_layer(int32_t layer, const std::vector<Tensor>& tensors, void* stream) {
+  check_layer_tensors(config_, tensors, CF_ERROR_INVALID_ARGUMENT);
+  auto lock = lock_for_loading();
+  take_layer(contents_, layer, tensors, stream);
+}
+
+void Model::load_globals(const std::vector<Tensor>& tensors, void* stream) {
+  check_global_tensors(config_, tensors, CF_ERROR_INVALID_ARGUMENT);
+  auto lock = lock_for_loading();
+  take_globals(contents_, tensors, stream);
+}
+
+namespace {
+uint64_t stored_bytes(const std::vector<Tensor>& tensors) {
+  uint64_t bytes = 0;
+  for (const Tensor& t : tensors) bytes += static_cast<uint64_t>(t.rows * t.cols) * dtype_bytes(t.dtype);
+  return bytes;
+}
+}  // namespace
+
+Model::Contents Model::read_contents(const Checkpoint& checkpoint, const cf_model_options& options) const {
+  const Progress progress{options.progress, options.progress_user, options.cancellation};
+  uint64_t done = 0, total = stored_bytes(checkpoint.globals);
+  for (const auto& layer : checkpoint.layers) total += stored_bytes(layer);
+  auto step = [&](uint64_t bytes) {
+    done += bytes;
+    if (!progress(done, total)) fail(CF_ERROR_CANCELLED, "loading was cancelled after ", done, " of ", total, " bytes");
+  };
+  Contents contents = empty_contents();
+  step(0);
+  take_globals(contents, checkpoint.globals, nullptr);
+  step(stored_bytes(checkpoint.globals));
+  for (size_t layer = 0; layer < checkpoint.layers.size(); layer++) {
+    take_layer(contents, static_cast<int32_t>(layer), checkpoint.layers[layer], nullptr);
+    step(stored_bytes(checkpoint.layers[layer]));
+  }
+  for (const auto& file : checkpoint.files) file->check_size();
+  return contents;
+}
+
+void Model::load(const Checkpoint& checkpoint, const cf_model_options& options) {
+  Fingerprint mine, theirs;
+  add_config(mine, config_);
+  add_config(theirs, checkpoint.config);
+  if (mine.value() != theirs.value()) fail(CF_ERROR_MISMATCH, "the directory's configuration differs from the model's");
+  auto lock = lock_for_loading();
+  contents_ = read_contents(checkpoint, options);
+}
+
+void Model::check_layer_loaded(int32_t layer) const {
+  if (!contents_.layer_fingerprints[static_cast<size_t>(layer)]) fail(CF_ERROR_NOT_LOADED, "layer ", layer, " has not been loaded");
+}
+
+void Model::check_loaded() const {
+  if (!contents_.globals_fingerprint) fail(CF_ERROR_NOT_LOADED, "the embedding, final norm and head have not been loaded (cf_load_globals)");
+  for (int32_t layer = 0; layer < config_.n_layers; layer++) check_layer_loaded(layer);
+}
+
+void Model::query(cf_model_info& info) const {
+  auto lock = lock_for_step();
+  Fingerprint f;
+  add_config(f, config_);
+  f.add(static_cast<uint64_t>(weight_dtype_));
+  f.add(contents_.globals_fingerprint);
+  info.globals_loaded = contents_.globals_fingerprint != 0;
+  info.weight_dtype = contents_.layer_dtypes[0];
+  for (size_t layer = 0; layer < contents_.layer_fingerprints.size(); layer++) {
+    f.add(contents_.layer_fingerprints[layer]);
+    info.n_layers_loaded += contents_.layer_fingerprints[layer] != 0;
+    if (contents_.layer_dtypes[layer] != info.weight_dtype) info.weight_dtype = CF_DTYPE_AUTO;
+  }
+  info.weights_bytes = contents_.weights->allocated_bytes();
+  info.parameters = parameter_count(config_);
+  info.fingerprint = info.globals_loaded && info.n_layers_loaded == config_.n_layers ? f.value() : 0;
+}
+
+}  // namespace cf

@@ -1,0 +1,90 @@
+// A session: what every backend's sessions share (its checks, its pages, its sampler), over what each does in its own way.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "cancellation.h"
+#include "clusterfusion.h"
+#include "kv_pool.h"
+#include "model.h"
+#include "sampler.h"
+
+namespace cf {
+
+// A step's options, checked.
+struct Step {
+  bool sample;
+  bool has_outputs;
+  cf_outputs outputs;
+  std::vector<int32_t> targets;  // one per output row; empty: none
+  Progress progress;
+};
+
+class Session {
+ public:
+  virtual ~Session();
+
+  // The calls of clusterfusion.h. Each checks its arguments and enqueues; throws what can be known from the arguments.
+  void prefill(const int32_t* tokens, size_t n_tokens, const cf_step_options& options);
+  void decode_steps(int64_t n_steps, int32_t first_token, const cf_step_options& options);
+  void decode_positions(const int32_t* tokens, size_t n_tokens, const cf_step_options& options);
+  static void decode_batch(const std::vector<Session*>& sessions, const int32_t* tokens, const cf_step_options& options);
+  void truncate(int64_t position);
+  void set_sampler(const cf_sampler_options* options);
+  void set_allowed_tokens(const uint32_t* mask, size_t n_words);
+  // False (CF_NOT_READY): unfinished, nothing fetched. Otherwise fills result and the failed step's sentence.
+  bool fetch(bool wait, cf_result& result, std::string& sentence);
+  virtual size_t tokens(int64_t from, int32_t* out, size_t capacity) const = 0;  // any thread
+  void query(cf_session_info& info) const;
+
+  const std::shared_ptr<Model>& model() const { return model_; }
+
+ protected:
+  Session(std::shared_ptr<Model> model, const cf_session_options& options);  // resolved; takes the pages it is to reserve
+
+  virtual void enqueue_prefill(const int32_t* tokens, int64_t n_tokens, const Step& step) = 0;
+  virtual void enqueue_steps(int64_t n_steps, int32_t first_token, const Step& step) = 0;
+  virtual void enqueue_positions(const int32_t* tokens, int64_t n_tokens, const Step& step) = 0;
+  virtual void enqueue_batch(const std::vector<Session*>& sessions, const int32_t* tokens, const Step& step) = 0;
+  virtual void go_back(int64_t position) = 0;  // 0 .. the present one; releases pages through release_pages
+  virtual bool fetch_result(bool wait, cf_result& result, std::string& sentence) = 0;
+  virtual int64_t known_position() const = 0;
+  virtual uint64_t workspace_bytes() const = 0;
+
+  // Makes the page table long enough for `tokens` positions; false if the pool has no room.
+  bool grow_pages(int64_t tokens);
+  void release_pages(int64_t tokens);  // keeps what `tokens` positions need, unless reserved
+
+  const std::shared_ptr<Model> model_;
+  const std::shared_ptr<KvPool> pool_;
+  const int64_t capacity_;
+  const bool reserve_;
+  const cf_launch_mode launch_mode_;
+  std::vector<int32_t> pages_;  // the page table; its memory does not move: room for the whole capacity is reserved
+  Sampler sampler_;
+
+ private:
+  // Held by every call but tokens(): a second call on the same session is an error rather than a race.
+  class InCall {
+   public:
+    explicit InCall(const Session& session);
+    ~InCall() { session_.in_call_.store(false, std::memory_order_release); }
+    InCall(const InCall&) = delete;
+
+   private:
+    const Session& session_;
+  };
+  Step take_step(const cf_step_options& options, int64_t n_positions, bool prefill) const;
+  void check_token(int32_t token, const char* what) const;
+
+  mutable std::atomic<bool> in_call_{false};
+};
+
+// Fills in the default kv_dtype; throws for what the backend cannot have.
+void check_page_options(const Backend& backend, cf_dtype& kv_dtype, int32_t page_tokens);
+// Options with every default filled in, checked against the model.
+cf_session_options resolve_session_options(const Backend& backend, const cf_model_config& config, const cf_session_options& options, const KvPool* pool);
+
+}  // namespace cf
