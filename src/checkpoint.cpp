@@ -75,7 +75,8 @@ void add_tensors(const File& file, StoredTensors& stored) {
 }
 
 bool is_plain_file_name(const std::string& name) {
-  return !name.empty() && name != "." && name != ".." && name.size() <= kMaxShardNameBytes && name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
+  return !name.empty() && name != "." && name != ".." && name.size() <= kMaxShardNameBytes &&
+         name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
 }
 
 // weight_map of the index: the shard of each tensor.
@@ -86,16 +87,17 @@ std::map<std::string, std::string> read_index(const std::string& path) {
   if (!weight_map->object()) fail(CF_ERROR_INVALID_FILE, path, ": weight_map is ", weight_map->kind(), ", expected an object");
   std::map<std::string, std::string> shard_of;
   for (const auto& [tensor, shard] : *weight_map->object()) {
-    if (!shard.string()) fail(CF_ERROR_INVALID_FILE, path, ": weight_map gives ", shard.kind(), " for tensor ", quote(tensor), ", expected a file name");
-    if (!is_plain_file_name(*shard.string())) fail(CF_ERROR_INVALID_FILE, path, ": the shard ", quote(*shard.string()), " of tensor ", quote(tensor), " is not a plain file name");
+    if (!shard.string())
+      fail(CF_ERROR_INVALID_FILE, path, ": weight_map gives ", shard.kind(), " for tensor ", quote(tensor), ", expected a file name");
+    if (!is_plain_file_name(*shard.string()))
+      fail(CF_ERROR_INVALID_FILE, path, ": the shard ", quote(*shard.string()), " of tensor ", quote(tensor), " is not a plain file name");
     shard_of.emplace(tensor, *shard.string());
   }
   if (shard_of.empty()) fail(CF_ERROR_INVALID_FILE, path, ": weight_map is empty");
   return shard_of;
 }
 
-StoredTensors open_shards(const std::string& directory, Checkpoint& checkpoint) {
-  const std::string index_path = text(directory, "/", kIndexFile);
+StoredTensors open_shards(const std::string& directory, const std::string& index_path, Checkpoint& checkpoint) {
   const auto shard_of = read_index(index_path);
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : shard_of) shards.insert(shard);
@@ -109,21 +111,24 @@ StoredTensors open_shards(const std::string& directory, Checkpoint& checkpoint) 
     auto at = stored.find(tensor);
     const std::string path = text(directory, "/", shard);
     if (at == stored.end()) fail(CF_ERROR_INVALID_FILE, path, ": tensor ", quote(tensor), " is missing, though ", kIndexFile, " lists it there");
-    if (at->second.file->path() != path) fail(CF_ERROR_INVALID_FILE, index_path, ": lists tensor ", quote(tensor), " in ", quote(shard), ", but it is in ", at->second.file->path());
+    if (at->second.file->path() != path)
+      fail(CF_ERROR_INVALID_FILE, index_path, ": lists tensor ", quote(tensor), " in ", quote(shard), ", but it is in ", at->second.file->path());
   }
   for (const auto& [name, tensor] : stored)
     if (!shard_of.count(name)) fail(CF_ERROR_INVALID_FILE, tensor.file->path(), ": tensor ", quote(name), " is not listed in ", kIndexFile);
   return stored;
 }
 
-StoredTensors open_weights(const std::string& directory, Checkpoint& checkpoint) {
-  const std::string single = text(directory, "/", kSingleFile);
-  if (exists(single)) {  // transformers, too, prefers it to an index
+// path: of the file that says which tensors there are.
+StoredTensors open_weights(const std::string& directory, Checkpoint& checkpoint, std::string& path) {
+  path = text(directory, "/", kSingleFile);
+  if (exists(path)) {  // transformers, too, prefers it to an index
     StoredTensors stored;
-    add_tensors(open_file(checkpoint, single), stored);
+    add_tensors(open_file(checkpoint, path), stored);
     return stored;
   }
-  if (exists(text(directory, "/", kIndexFile))) return open_shards(directory, checkpoint);
+  path = text(directory, "/", kIndexFile);
+  if (exists(path)) return open_shards(directory, path, checkpoint);
   fail_without_weights(directory);
 }
 
@@ -153,7 +158,8 @@ Tensor make_tensor(cf_tensor_role role, const Placement& place, StoredTensor& st
 }
 
 // Takes the tensors that the configuration asks for, by the names that the family gives them.
-std::vector<Tensor> take_tensors(const std::string& directory, const cf_model_config& config, std::span<const TensorName> names, const std::string& prefix, StoredTensors& stored) {
+std::vector<Tensor> take_tensors(const std::string& path, const cf_model_config& config, std::span<const TensorName> names, const std::string& prefix,
+                                 StoredTensors& stored) {
   std::vector<Tensor> taken;
   for (size_t i = 0; i < names.size(); i++) {
     const cf_tensor_role role = names[i].role;
@@ -166,9 +172,9 @@ std::vector<Tensor> take_tensors(const std::string& directory, const cf_model_co
       if (have || alternative_follows) continue;
       std::string wanted = quote(prefix + names[i].name);
       if (i > 0 && names[i - 1].role == role) wanted = text(quote(prefix + names[i - 1].name), " or ", wanted);
-      fail(CF_ERROR_INVALID_FILE, directory, ": tensor ", wanted, " is missing");
+      fail(CF_ERROR_INVALID_FILE, path, ": tensor ", wanted, " is missing");
     }
-    if (have) fail(CF_ERROR_INVALID_FILE, directory, ": tensors '", taken.back().name, "' and ", quote(at->first), " are the same one of the model twice");
+    if (have) fail(CF_ERROR_INVALID_FILE, path, ": tensors '", taken.back().name, "' and ", quote(at->first), " are the same one of the model twice");
     taken.push_back(make_tensor(role, place, at->second));
   }
   return taken;
@@ -181,15 +187,16 @@ Checkpoint open_checkpoint(const std::string& directory) {
   checkpoint.config = read_config(directory);
   const cf_model_config& config = checkpoint.config;
   const Family& family = family_of(config);
-  StoredTensors stored = open_weights(directory, checkpoint);
+  std::string path;
+  StoredTensors stored = open_weights(directory, checkpoint, path);
   for (int32_t layer = 0; layer < config.n_layers; layer++)
-    checkpoint.layers.push_back(take_tensors(directory, config, family.layer_tensors, text(family.layer_prefix, layer, "."), stored));
-  checkpoint.globals = take_tensors(directory, config, family.global_tensors, "", stored);
+    checkpoint.layers.push_back(take_tensors(path, config, family.layer_tensors, text(family.layer_prefix, layer, "."), stored));
+  checkpoint.globals = take_tensors(path, config, family.global_tensors, "", stored);
   try {  // what remains: matrices that share a slot but not a dtype
     for (const auto& layer : checkpoint.layers) check_layer_tensors(config, layer, CF_ERROR_INVALID_FILE);
     check_global_tensors(config, checkpoint.globals, CF_ERROR_INVALID_FILE);
   } catch (Error& error) {
-    fail(error.status, directory, ": ", error.message);
+    fail(error.status, path, ": ", error.message);
   }
   for (const auto& [name, tensor] : stored)
     if (!tensor.used) checkpoint.unused.push_back(printable(name));

@@ -124,7 +124,8 @@ void read_special_tokens(const ConfigFields& fields, const Family& family, cf_mo
   else config.bos_token = fields.is_null(bos_key) || family.bos_token >= config.vocab_size ? -1 : family.bos_token;
 
   auto add = [&](int32_t token) {
-    if (config.n_eos_tokens == int32_t(std::size(config.eos_tokens))) fields.unsupported(eos_key, " lists more than ", std::size(config.eos_tokens), " tokens");
+    if (config.n_eos_tokens == int32_t(std::size(config.eos_tokens)))
+      fields.unsupported(eos_key, " lists more than ", std::size(config.eos_tokens), " tokens");
     config.eos_tokens[config.n_eos_tokens++] = token;
   };
   const Json* eos = fields.find(eos_key);
@@ -170,15 +171,20 @@ void read_rope(const ConfigFields& fields, const char* theta_alias, const char* 
   const ConfigFields* inner = nested ? &*nested : nullptr;
 
   config.rope_theta = agreed(fields, {{inner, "rope_theta"}, {&fields, "rope_theta"}, {&fields, theta_alias}}, 10000);
-  if (!(config.rope_theta > 0)) fields.invalid(fields.has("rope_theta") || !theta_alias || inner ? "rope_theta" : theta_alias, " is ", config.rope_theta, ", expected a number above 0");
+  if (!(config.rope_theta > 0))
+    fields.invalid(fields.has("rope_theta") || !theta_alias || inner ? "rope_theta" : theta_alias, " is ", config.rope_theta,
+                   ", expected a number above 0");
   if (inner) read_scaling(*inner, inner->string("rope_type", inner->string("type", "default").c_str()), config);
 
-  const double partial = agreed(fields, {{inner, "partial_rotary_factor"}, {&fields, "partial_rotary_factor"}, {&fields, partial_alias}}, partial_fallback);
+  const double partial =
+      agreed(fields, {{inner, "partial_rotary_factor"}, {&fields, "partial_rotary_factor"}, {&fields, partial_alias}}, partial_fallback);
   const char* partial_key = partial_alias && fields.has(partial_alias) ? partial_alias : "partial_rotary_factor";
-  if (!(partial > 0 && partial <= 1)) fields.invalid(partial_key, " is ", partial, ", expected a number above 0 and at most 1 (the rotary dimensions of a head)");
+  if (!(partial > 0 && partial <= 1))
+    fields.invalid(partial_key, " is ", partial, ", expected a number above 0 and at most 1 (the rotary dimensions of a head)");
   config.rotary_dim = int32_t(config.head_dim * partial);  // rounded down, as transformers does
   if (config.rotary_dim < 2 || config.rotary_dim % 2)
-    fields.invalid(partial_key, " of ", partial, " makes ", config.rotary_dim, " rotary dimensions of head_dim ", config.head_dim, ", expected an even number");
+    fields.invalid(partial_key, " of ", partial, " makes ", config.rotary_dim, " rotary dimensions of head_dim ", config.head_dim,
+                   ", expected an even number");
 }
 
 const Family& family_of(const cf_model_config& config) {

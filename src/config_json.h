@@ -23,17 +23,17 @@ class ConfigFields {
   ConfigFields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {}
 
   bool has(const char* key) const { return find(key) != nullptr; }
-  bool is_null(const char* key) const;                    // present, and null
-  int32_t size(const char* key) const;                    // 1 to 2^20; required
+  bool is_null(const char* key) const;  // present, and null
+  int32_t size(const char* key) const;  // 1 to 2^20; required
   int32_t size(const char* key, int32_t fallback) const;
-  double positive(const char* key) const;                 // finite and above 0; required
+  double positive(const char* key) const;  // finite and above 0; required
   double positive(const char* key, double fallback) const;
-  double number(const char* key) const;                   // finite; required
+  double number(const char* key) const;  // finite; required
   bool flag(const char* key, bool fallback) const;
-  std::string string(const char* key) const;              // required
+  std::string string(const char* key) const;  // required
   std::string string(const char* key, const char* fallback) const;
   ConfigFields object(const char* key) const;
-  const Json* find(const char* key) const;                // NULL if absent or null
+  const Json* find(const char* key) const;  // NULL if absent or null
   const Json& required(const char* key) const;
 
   template <class... Parts>

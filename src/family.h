@@ -16,8 +16,8 @@ struct TensorName {
 
 struct Family {
   cf_family id;
-  const char* model_type;    // in config.json
-  const char* architecture;  // the one of its classes that this library runs
+  const char* model_type;        // in config.json
+  const char* architecture;      // the one of its classes that this library runs
   int32_t bos_token, eos_token;  // what transformers assumes when config.json does not say
   // Fills norm, activation, biases, heads, rope and eps; the rest is already there.
   void (*read_config)(const ConfigFields& fields, cf_model_config& config);

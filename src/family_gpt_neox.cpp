@@ -21,7 +21,8 @@ void read_gpt_neox(const ConfigFields& fields, cf_model_config& config) {
   config.n_kv_heads = config.n_heads;
   config.head_dim = read_head_dim(fields, config);
   if (int64_t(config.head_dim) * config.n_heads != config.hidden_size)
-    fields.invalid("num_attention_heads (", config.n_heads, ") heads of head_dim ", config.head_dim, " do not make hidden_size (", config.hidden_size, ")");
+    fields.invalid("num_attention_heads (", config.n_heads, ") heads of head_dim ", config.head_dim, " do not make hidden_size (", config.hidden_size,
+                   ")");
   read_rope(fields, "rotary_emb_base", "rotary_pct", 0.25, config);
   if (config.rope_scaling != CF_ROPE_SCALING_NONE) fields.unsupported("rope_type 'llama3' is not supported for gpt_neox");
 }
@@ -50,6 +51,7 @@ constexpr TensorName kGlobalTensors[] = {
 
 }  // namespace
 
-const Family kGptNeox = {CF_FAMILY_GPT_NEOX, "gpt_neox", "GPTNeoXForCausalLM", 0, 2, read_gpt_neox, "gpt_neox.layers.", kLayerTensors, kGlobalTensors};
+const Family kGptNeox = {CF_FAMILY_GPT_NEOX, "gpt_neox",    "GPTNeoXForCausalLM", 0, 2, read_gpt_neox,
+                         "gpt_neox.layers.", kLayerTensors, kGlobalTensors};
 
 }  // namespace cf

@@ -56,7 +56,8 @@ void File::read(uint64_t offset, void* dst, uint64_t bytes) const {
 void File::check_size() const {
   struct stat status;
   if (fstat(descriptor_, &status)) fail(CF_ERROR_IO, "cannot examine ", path_, ": ", reason(errno));
-  if (uint64_t(status.st_size) != size_) fail(CF_ERROR_IO, path_, " changed its size from ", size_, " to ", uint64_t(status.st_size), " bytes while it was read");
+  if (uint64_t(status.st_size) != size_)
+    fail(CF_ERROR_IO, path_, " changed its size from ", size_, " to ", uint64_t(status.st_size), " bytes while it was read");
 }
 
 std::string read_text(const std::string& path, uint64_t limit_bytes) {

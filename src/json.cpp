@@ -138,7 +138,8 @@ Json parse_json(std::string_view text, const std::string& where) {
   if (text.substr(0, 3) == "\xef\xbb\xbf") fail(CF_ERROR_INVALID_FILE, where, ": starts with a byte order mark");
   // detail::parser rather than json::sax_parse, which brings in the readers of binary formats and their snprintf.
   JsonBuilder builder(where);
-  nlohmann::detail::parser<nlohmann::json, JsonInput> parser(nlohmann::detail::input_adapter(text.data(), text.data() + text.size()), nullptr, false, false);
+  nlohmann::detail::parser<nlohmann::json, JsonInput> parser(nlohmann::detail::input_adapter(text.data(), text.data() + text.size()), nullptr, false,
+                                                             false);
   if (!parser.sax_parse(&builder, true)) fail(CF_ERROR_INVALID_FILE, where, ": not valid JSON");
   return builder.take();
 }

@@ -11,8 +11,8 @@
 
 namespace cf {
 
-constexpr int kMaxJsonDepth = 64;             // objects and arrays inside each other
-constexpr size_t kMaxJsonValues = 1u << 20;   // bounds the memory a document can cost; 65536 tensors of rank 8 need 917506
+constexpr int kMaxJsonDepth = 64;            // objects and arrays inside each other
+constexpr size_t kMaxJsonValues = 1u << 20;  // bounds the memory a document can cost; 65536 tensors of rank 8 need 917506
 
 class Json {
  public:

@@ -86,7 +86,8 @@ void check_config(const cf_model_config& c, cf_status status) {
 
   // The caps above keep this within 64 bits; it is checked all the same, should they ever be raised.
   std::optional<uint64_t> kv_bytes = 2 * sizeof(float);
-  for (int64_t factor : {int64_t(c.n_layers), int64_t(c.max_position_embeddings), kv_size(c)}) kv_bytes = kv_bytes ? try_mul(*kv_bytes, uint64_t(factor)) : kv_bytes;
+  for (int64_t factor : {int64_t(c.n_layers), int64_t(c.max_position_embeddings), kv_size(c)})
+    kv_bytes = kv_bytes ? try_mul(*kv_bytes, uint64_t(factor)) : kv_bytes;
   if (!kv_bytes) fail(status, "n_layers * max_position_embeddings * n_kv_heads * head_dim overflows 64 bits");
 }
 

@@ -14,9 +14,10 @@ struct FileDtype {
   const char* name;
   uint32_t bits;
 };
-constexpr FileDtype kFileDtypes[] = {{"BOOL", 8},     {"F4", 4},           {"F6_E2M3", 6},     {"F6_E3M2", 6}, {"U8", 8},   {"I8", 8},   {"F8_E5M2", 8}, {"F8_E4M3", 8},
-                                     {"F8_E8M0", 8},  {"F8_E4M3FNUZ", 8},  {"F8_E5M2FNUZ", 8}, {"I16", 16},    {"U16", 16}, {"F16", 16}, {"BF16", 16},   {"I32", 32},
-                                     {"U32", 32},     {"F32", 32},         {"C64", 64},        {"F64", 64},    {"I64", 64}, {"U64", 64}};
+constexpr FileDtype kFileDtypes[] = {{"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"U8", 8},          {"I8", 8},
+                                     {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},
+                                     {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},        {"U32", 32},        {"F32", 32},
+                                     {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64}};
 
 // One tensor's part of the header, checked by itself. Offsets are relative to the data, as the header has them.
 class EntryReader {
@@ -112,7 +113,8 @@ void check_coverage(const std::string& path, const std::vector<SafetensorsEntry>
   uint64_t end = 0;
   for (size_t i = 0; i < entries.size(); i++) {
     const SafetensorsEntry& e = entries[i];
-    if (i == 0 && e.begin != 0) fail(CF_ERROR_INVALID_FILE, path, ": the first tensor, ", quote(e.name), ", starts at offset ", e.begin, ", expected 0");
+    if (i == 0 && e.begin != 0)
+      fail(CF_ERROR_INVALID_FILE, path, ": the first tensor, ", quote(e.name), ", starts at offset ", e.begin, ", expected 0");
     if (e.begin > end) fail(CF_ERROR_INVALID_FILE, path, ": a hole of ", e.begin - end, " bytes before tensor ", quote(e.name));
     if (e.begin < end) fail(CF_ERROR_INVALID_FILE, path, ": tensor ", quote(e.name), " overlaps ", quote(entries[i - 1].name));
     end = e.end;
@@ -128,8 +130,10 @@ Json read_header(const File& file, uint64_t& data_begin) {
   uint64_t header_bytes = 0;
   for (int i = 7; i >= 0; i--) header_bytes = header_bytes << 8 | length[i];
   if (header_bytes == 0) fail(CF_ERROR_INVALID_FILE, path, ": the header is empty");
-  if (header_bytes > kMaxHeaderBytes) fail(CF_ERROR_INVALID_FILE, path, ": the header's length of ", header_bytes, " bytes is above the limit of ", kMaxHeaderBytes);
-  if (header_bytes > file.size_bytes() - 8) fail(CF_ERROR_INVALID_FILE, path, ": the header's length of ", header_bytes, " bytes goes beyond the end of the file");
+  if (header_bytes > kMaxHeaderBytes)
+    fail(CF_ERROR_INVALID_FILE, path, ": the header's length of ", header_bytes, " bytes is above the limit of ", kMaxHeaderBytes);
+  if (header_bytes > file.size_bytes() - 8)
+    fail(CF_ERROR_INVALID_FILE, path, ": the header's length of ", header_bytes, " bytes goes beyond the end of the file");
   std::string header(size_t(header_bytes), '\0');
   file.read(8, header.data(), header_bytes);
   if (header[0] != '{') fail(CF_ERROR_INVALID_FILE, path, ": the header does not start with '{'");
