@@ -1,0 +1,20 @@
+"""The cffi view of the header, built afresh for each run; needs no library."""
+
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import build_cffi
+
+
+def _built_module():
+    with tempfile.TemporaryDirectory() as directory:
+        spec = importlib.util.spec_from_file_location(build_cffi.MODULE, build_cffi.build(Path(directory)))
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+_module = _built_module()  # its ffi points into it
+ffi = _module.ffi
+HEADER = build_cffi.HEADER
