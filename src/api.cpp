@@ -46,6 +46,7 @@ Context* context_of(const cf_context* handle) { return handle ? handle->impl.get
 Context* context_of(const cf_model* handle) { return handle ? handle->impl->context().get() : nullptr; }
 Context* context_of(const cf_kv_pool* handle) { return handle ? handle->model->context().get() : nullptr; }
 Context* context_of(const cf_session* handle) { return handle ? handle->impl->model()->context().get() : nullptr; }
+Context* context_of(const cf_graph*) { return nullptr; }  // not built yet
 
 // guarded() for a call on a handle.
 template <class Handle, class Body>
@@ -76,8 +77,12 @@ cf_status init(Struct* out, size_t struct_size, const char* name) {
   return guarded(nullptr, [&] { init_struct(out, struct_size, name); });
 }
 
-cf_status unsupported(Context* context, const char* what) {
-  return guarded(context, [&] { fail(CF_ERROR_UNSUPPORTED, what, " is not built yet"); });
+template <class Handle>
+cf_status unsupported(Handle* handle, const char* name, const char* what) {
+  return guarded(context_of(handle), [&] {
+    check_pointer(handle, name);
+    fail(CF_ERROR_UNSUPPORTED, what, " is not built yet");
+  });
 }
 
 void check_context_options(const cf_context_options& o) {
@@ -106,8 +111,9 @@ cf_model_config take_config(const cf_model_config* config) {
 }
 
 // The caller's descriptors as the inside has them: shapes and addresses checked for themselves, not yet against a model.
-std::vector<Tensor> take_tensors(const cf_tensor* array, size_t n, const Context& context) {
+std::vector<Tensor> take_tensors(const cf_tensor* array, size_t n, const void* stream, const Context& context) {
   constexpr size_t kMaxTensors = 64;  // no layer has more roles
+  if (stream && context.device_kind() == CF_DEVICE_CPU) fail(CF_ERROR_INVALID_ARGUMENT, "stream must be NULL on the CPU");
   if (n && !array) fail(CF_ERROR_INVALID_ARGUMENT, "tensors is NULL but n_tensors is ", n);
   if (n > kMaxTensors) fail(CF_ERROR_INVALID_ARGUMENT, "n_tensors is ", n, ", more than a layer has");
   std::vector<Tensor> tensors;
@@ -126,8 +132,9 @@ std::vector<Tensor> take_tensors(const cf_tensor* array, size_t n, const Context
     if (!dense && t.strides[t.rank - 1] != 1) fail(CF_ERROR_INVALID_ARGUMENT, name, ".strides: the innermost is ", t.strides[t.rank - 1], ", expected 1");
     const int64_t stride = dense || t.rank == 1 ? out.cols : t.strides[0];
     if (stride < out.cols) fail(CF_ERROR_INVALID_ARGUMENT, name, ".strides: rows of ", out.cols, " elements lie ", stride, " apart");
-    out.stride_bytes = mul(uint64_t(stride), dtype_bytes(t.dtype));
-    mul(out.stride_bytes, uint64_t(out.rows));  // the whole must be addressable
+    const auto stride_bytes = try_mul(uint64_t(stride), dtype_bytes(t.dtype));
+    if (!stride_bytes || !try_mul(*stride_bytes, uint64_t(out.rows))) fail(CF_ERROR_INVALID_ARGUMENT, name, ": its size in bytes overflows 64 bits");
+    out.stride_bytes = *stride_bytes;
     tensors.push_back(std::move(out));
   }
   return tensors;
@@ -318,12 +325,12 @@ cf_status cf_model_destroy(cf_model* model) { return destroy(model); }
 cf_status cf_load_layer(cf_model* model, int32_t layer, const cf_tensor* tensors, size_t n_tensors, void* stream) {
   return on(model, "model", [&](Model& m) {
     if (layer < 0 || layer >= m.config().n_layers) fail(CF_ERROR_INVALID_ARGUMENT, "layer is ", layer, ", expected 0 to ", m.config().n_layers - 1);
-    m.load_layer(layer, take_tensors(tensors, n_tensors, *m.context()), stream);
+    m.load_layer(layer, take_tensors(tensors, n_tensors, stream, *m.context()), stream);
   });
 }
 
 cf_status cf_load_globals(cf_model* model, const cf_tensor* tensors, size_t n_tensors, void* stream) {
-  return on(model, "model", [&](Model& m) { m.load_globals(take_tensors(tensors, n_tensors, *m.context()), stream); });
+  return on(model, "model", [&](Model& m) { m.load_globals(take_tensors(tensors, n_tensors, stream, *m.context()), stream); });
 }
 
 cf_status cf_model_query(const cf_model* model, cf_model_info* info) {
@@ -483,12 +490,12 @@ cf_status cf_session_truncate(cf_session* session, int64_t position) {
   return on(session, "session", [&](Session& s) { s.truncate(position); });
 }
 
-cf_status cf_session_fork(cf_session* session, int64_t, const cf_session_options*, cf_session**) { return unsupported(context_of(session), "cf_session_fork"); }
-cf_status cf_session_save(cf_session* session, void*, size_t, size_t*) { return unsupported(context_of(session), "cf_session_save"); }
-cf_status cf_session_save_file(cf_session* session, const char*) { return unsupported(context_of(session), "cf_session_save_file"); }
-cf_status cf_session_restore(cf_model* model, const cf_session_options*, const void*, size_t, cf_session**) { return unsupported(context_of(model), "cf_session_restore"); }
+cf_status cf_session_fork(cf_session* session, int64_t, const cf_session_options*, cf_session**) { return unsupported(session, "session", "cf_session_fork"); }
+cf_status cf_session_save(cf_session* session, void*, size_t, size_t*) { return unsupported(session, "session", "cf_session_save"); }
+cf_status cf_session_save_file(cf_session* session, const char*) { return unsupported(session, "session", "cf_session_save_file"); }
+cf_status cf_session_restore(cf_model* model, const cf_session_options*, const void*, size_t, cf_session**) { return unsupported(model, "model", "cf_session_restore"); }
 cf_status cf_session_restore_file(cf_model* model, const cf_session_options*, const char*, cf_session**) {
-  return unsupported(context_of(model), "cf_session_restore_file");
+  return unsupported(model, "model", "cf_session_restore_file");
 }
 
 // ---- Graphs
@@ -497,11 +504,11 @@ cf_status cf_graph_capture(cf_session* session, const cf_graph_options*, cf_grap
   Context* context = context_of(session);
   if (context && context->device_kind() == CF_DEVICE_CPU)
     return guarded(context, [] { fail(CF_ERROR_UNSUPPORTED, "cf_graph_capture needs a CUDA device: the CPU backend has no graphs"); });
-  return unsupported(context, "cf_graph_capture");
+  return unsupported(session, "session", "cf_graph_capture");
 }
-cf_status cf_graph_launch(cf_graph*) { return unsupported(nullptr, "cf_graph_launch"); }
-cf_status cf_graph_query(const cf_graph*, cf_graph_info*) { return unsupported(nullptr, "cf_graph_query"); }
-cf_status cf_graph_destroy(cf_graph* graph) { return graph ? unsupported(nullptr, "cf_graph_destroy") : cf_status{CF_OK}; }
+cf_status cf_graph_launch(cf_graph* graph) { return unsupported(graph, "graph", "cf_graph_launch"); }
+cf_status cf_graph_query(const cf_graph* graph, cf_graph_info*) { return unsupported(graph, "graph", "cf_graph_query"); }
+cf_status cf_graph_destroy(cf_graph* graph) { return graph ? unsupported(graph, "graph", "cf_graph_destroy") : cf_status{CF_OK}; }
 
 // ---- Blocks
 

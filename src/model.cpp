@@ -1,5 +1,7 @@
 #include "model.h"
 
+#include <algorithm>
+
 #include "cancellation.h"
 #include "checkpoint.h"
 #include "fingerprint.h"
@@ -16,7 +18,7 @@ Model::Model(std::shared_ptr<Context> context, const cf_model_config& config, cf
 
 Model::Contents Model::empty_contents() const {
   const size_t layers = static_cast<size_t>(config_.n_layers);
-  return {context_->backend().create_weights(config_, weight_dtype_), std::vector<uint64_t>(layers, 0), std::vector<cf_dtype>(layers, CF_DTYPE_AUTO), 0};
+  return {context_->backend().create_weights(config_, weight_dtype_), std::vector<uint64_t>(layers, 0), std::vector<cf_dtype>(layers, CF_DTYPE_AUTO), 0, CF_DTYPE_AUTO};
 }
 
 std::unique_lock<std::shared_mutex> Model::lock_for_loading() const {
@@ -25,26 +27,32 @@ std::unique_lock<std::shared_mutex> Model::lock_for_loading() const {
   return lock;
 }
 
-void Model::take_layer(Contents& contents, int32_t layer, const std::vector<Tensor>& tensors, void* stream) const {
-  const uint64_t fingerprint = fingerprint_tensors(tensors, context_->backend().row_reader());
-  contents.weights->load_layer(layer, tensors, stream);
+// Of the matrices as they are kept; AUTO if they differ.
+cf_dtype Model::matrix_dtype(const std::vector<Tensor>& tensors) const {
   cf_dtype dtype = CF_DTYPE_AUTO;
-  bool first = true;
   for (const Tensor& t : tensors) {
     if (!is_matrix(placement(config_, t.role).slot)) continue;
     const cf_dtype kept = kept_dtype(weight_dtype_, t.dtype);
-    dtype = first || kept == dtype ? kept : CF_DTYPE_AUTO;
-    first = false;
-    if (dtype == CF_DTYPE_AUTO) break;
+    if (dtype != CF_DTYPE_AUTO && kept != dtype) return CF_DTYPE_AUTO;
+    dtype = kept;
   }
+  return dtype;
+}
+
+void Model::take_layer(Contents& contents, int32_t layer, const std::vector<Tensor>& tensors, void* stream) const {
+  const uint64_t fingerprint = fingerprint_tensors(tensors, context_->backend().row_reader());
+  const cf_dtype dtype = matrix_dtype(tensors);
+  contents.weights->load_layer(layer, tensors, stream);
   contents.layer_fingerprints[static_cast<size_t>(layer)] = fingerprint | (fingerprint == 0);
   contents.layer_dtypes[static_cast<size_t>(layer)] = dtype;
 }
 
 void Model::take_globals(Contents& contents, const std::vector<Tensor>& tensors, void* stream) const {
   const uint64_t fingerprint = fingerprint_tensors(tensors, context_->backend().row_reader());
+  const cf_dtype dtype = matrix_dtype(tensors);
   contents.weights->load_globals(tensors, stream);
   contents.globals_fingerprint = fingerprint | (fingerprint == 0);
+  contents.globals_dtype = dtype;
 }
 
 void Model::load_layer(int32_t layer, const std::vector<Tensor>& tensors, void* stream) {
@@ -112,12 +120,16 @@ void Model::query(cf_model_info& info) const {
   f.add(static_cast<uint64_t>(weight_dtype_));
   f.add(contents_.globals_fingerprint);
   info.globals_loaded = contents_.globals_fingerprint != 0;
-  info.weight_dtype = contents_.layer_dtypes[0];
+  std::vector<cf_dtype> dtypes;  // of what is loaded
+  if (info.globals_loaded) dtypes.push_back(contents_.globals_dtype);
   for (size_t layer = 0; layer < contents_.layer_fingerprints.size(); layer++) {
     f.add(contents_.layer_fingerprints[layer]);
-    info.n_layers_loaded += contents_.layer_fingerprints[layer] != 0;
-    if (contents_.layer_dtypes[layer] != info.weight_dtype) info.weight_dtype = CF_DTYPE_AUTO;
+    if (!contents_.layer_fingerprints[layer]) continue;
+    info.n_layers_loaded++;
+    dtypes.push_back(contents_.layer_dtypes[layer]);
   }
+  const bool same = !dtypes.empty() && std::all_of(dtypes.begin(), dtypes.end(), [&](cf_dtype dtype) { return dtype == dtypes[0]; });
+  info.weight_dtype = same ? dtypes[0] : cf_dtype{CF_DTYPE_AUTO};
   info.weights_bytes = contents_.weights->allocated_bytes();
   info.parameters = parameter_count(config_);
   info.fingerprint = info.globals_loaded && info.n_layers_loaded == config_.n_layers ? f.value() : 0;

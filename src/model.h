@@ -39,10 +39,12 @@ class Model {
   struct Contents {
     std::unique_ptr<Weights> weights;
     std::vector<uint64_t> layer_fingerprints;  // 0: not loaded
-    std::vector<cf_dtype> layer_dtypes;        // of the matrices as stored; AUTO: they differ
+    std::vector<cf_dtype> layer_dtypes;        // matrix_dtype
     uint64_t globals_fingerprint = 0;
+    cf_dtype globals_dtype = CF_DTYPE_AUTO;
   };
   Contents empty_contents() const;
+  cf_dtype matrix_dtype(const std::vector<Tensor>& tensors) const;
   void take_layer(Contents& contents, int32_t layer, const std::vector<Tensor>& tensors, void* stream) const;
   void take_globals(Contents& contents, const std::vector<Tensor>& tensors, void* stream) const;
   Contents read_contents(const Checkpoint& checkpoint, const cf_model_options& options) const;

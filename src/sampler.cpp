@@ -79,7 +79,10 @@ void Sampler::adjust(const int32_t* history, int64_t n_history, std::vector<floa
       logits[token] = logits[token] < 0 ? logits[token] * repetition_penalty_ : logits[token] / repetition_penalty_;
     }
   }
-  for (Bias bias : biases_) logits[size_t(bias.token)] += bias.value;
+  for (Bias bias : biases_) {  // a ban holds for a logit that the penalty took to infinity, too
+    float& logit = logits[size_t(bias.token)];
+    logit = bias.value == kBanned ? kBanned : logit + bias.value;
+  }
   if (!allowed_.empty())
     for (size_t token = 0; token < logits.size(); token++)
       if (!(allowed_[token / 32] >> token % 32 & 1)) logits[token] = kBanned;
@@ -131,7 +134,8 @@ int32_t Sampler::sample(const float* logits, int64_t vocab_size, const int32_t* 
   adjust(history, n_history, work.logits);
   const auto most = std::max_element(work.logits.begin(), work.logits.end());  // the first of equals
   if (*most == kBanned) fail(CF_ERROR_NO_TOKEN_ALLOWED, "mask and biases leave no token at position ", position);
-  if (temperature_ == 0) return int32_t(most - work.logits.begin());
+  // Divided by a temperature so low that the likeliest overflows, logits differ by more than any noise.
+  if (temperature_ == 0 || !std::isfinite(*most / temperature_)) return int32_t(most - work.logits.begin());
   work.candidates.clear();
   for (int64_t token = 0; token < vocab_size; token++) {
     float& logit = work.logits[size_t(token)];

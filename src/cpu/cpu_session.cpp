@@ -1,6 +1,7 @@
 #include "cpu/cpu_session.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace cf {
 
@@ -112,40 +113,60 @@ bool CpuSession::run_piece(Row* rows, int64_t n_rows, const Step& step) {
 
 void CpuSession::cancel() { set_status(CF_ERROR_CANCELLED, text("cancelled at position ", position_)); }
 
+// Puts a session back to where a step found it, unless the step is kept: after a failure and when an exception passes.
+class CpuSession::Undo {
+ public:
+  explicit Undo(CpuSession& session) : session_(&session), pending_(session.tokens_[size_t(session.position_)]) {}
+  Undo(Undo&& other) noexcept : session_(std::exchange(other.session_, nullptr)), pending_(other.pending_) {}
+  ~Undo() {
+    if (!session_) return;
+    session_->put_token(session_->position_, pending_);
+    session_->release_pages(session_->position_);
+  }
+  void keep() { session_ = nullptr; }
+
+ private:
+  CpuSession* session_;
+  int32_t pending_;
+};
+
 // Consecutive positions, all or nothing, in pieces that end at absolute multiples of kPieceRows.
 void CpuSession::run_positions(const int32_t* tokens, int64_t n_tokens, bool every_row, const Step& step) {
-  if (status_ != CF_OK) return;
+  const bool all_outputs = step.has_outputs && step.outputs.rows == CF_ROWS_ALL;
+  const int64_t n_outputs = all_outputs ? n_tokens : step.has_outputs;
+  const auto fail_outputs = [&](int64_t first) {  // rows that nothing was computed for
+    if (step.has_outputs && step.outputs.row_status) std::fill(step.outputs.row_status + first, step.outputs.row_status + n_outputs, status_);
+  };
+  if (status_ != CF_OK) return fail_outputs(0);
   check_pending(tokens[0]);
   auto lock = model_->lock_for_step();
-  if (!make_room(n_tokens)) return;
-  const int32_t pending = tokens_[size_t(position_)];  // to be put back if this fails
+  Undo undo(*this);
+  if (!make_room(n_tokens)) return fail_outputs(0);
   for (int64_t i = 0; i < n_tokens; i++)
     if (tokens[i] != CF_TOKEN_PENDING) put_token(position_ + i, tokens[i]);
 
   Row rows[kPieceRows];
   const int64_t end = position_ + n_tokens;
-  const bool all_outputs = step.has_outputs && step.outputs.rows == CF_ROWS_ALL;
-  bool done = true;
-  for (int64_t position = position_, next; position < end && done; position = next) {
-    next = std::min(end, (position / kPieceRows + 1) * kPieceRows);
-    if (every_row) next = end;  // at most kPieceRows
-    bool failed = false;
+  for (int64_t position = position_, next; position < end; position = next) {
+    next = every_row ? end : std::min(end, (position / kPieceRows + 1) * kPieceRows);  // every_row: at most kPieceRows in all
     for (int64_t p = position; p < next; p++) {
       const bool last = p == end - 1;
       const int64_t output = all_outputs ? p - position_ : last && step.has_outputs ? 0 : -1;
       rows[p - position] = {this, p, tokens_[size_t(p)], output, step.sample && (every_row || last)};
     }
-    if (!run_piece(rows, next - position, step)) cancel(), failed = true;
-    for (int64_t i = 0; i < next - position; i++) {
-      failed |= rows[i].failed;
-      if (rows[i].output >= 0 && step.outputs.row_status) step.outputs.row_status[rows[i].output] = rows[i].failed ? status_ : CF_OK;
+    if (!run_piece(rows, next - position, step)) {
+      cancel();
+      return fail_outputs(all_outputs ? position - position_ : 0);
     }
-    if (!failed && !step.progress(uint64_t(next - position_), uint64_t(n_tokens))) cancel(), failed = true;
-    done = !failed;
-    if (done && next == end) return advance(end, rows[next - position - 1].next);
+    for (int64_t i = 0; i < next - position; i++)
+      if (rows[i].output >= 0 && step.outputs.row_status) step.outputs.row_status[rows[i].output] = rows[i].failed ? status_ : CF_OK;
+    if (status_ == CF_OK && !step.progress(uint64_t(next - position_), uint64_t(n_tokens))) cancel();
+    if (status_ != CF_OK) return fail_outputs(all_outputs ? next - position_ : next == end);
+    if (next == end) {
+      undo.keep();
+      return advance(end, rows[next - position - 1].next);
+    }
   }
-  put_token(position_, pending);
-  release_pages(position_);
 }
 
 void CpuSession::enqueue_prefill(const int32_t* tokens, int64_t n_tokens, const Step& step) { run_positions(tokens, n_tokens, false, step); }
@@ -156,11 +177,11 @@ void CpuSession::enqueue_steps(int64_t n_steps, int32_t first_token, const Step&
   Step one = step;  // progress counts steps, not positions
   one.progress.report = nullptr;
   int32_t token = first_token;
-  for (int64_t i = 0; i < n_steps && status_ == CF_OK; i++, token = CF_TOKEN_PENDING) {
+  for (int64_t i = 0; i < n_steps; i++, token = CF_TOKEN_PENDING) {
     run_positions(&token, 1, true, one);
-    if (status_ != CF_OK) break;
-    if (!step.progress(uint64_t(i + 1), uint64_t(n_steps))) cancel();
-    if (pending_ && sampler_.is_stop(tokens_[size_t(position_)])) break;
+    if (status_ != CF_OK) return;
+    if (!step.progress(uint64_t(i + 1), uint64_t(n_steps))) return cancel();
+    if (pending_ && sampler_.is_stop(tokens_[size_t(position_)])) return;
   }
 }
 
@@ -171,24 +192,26 @@ void CpuSession::enqueue_batch(const std::vector<Session*>& sessions, const int3
   for (size_t i = 0; i < sessions.size(); i++)
     if (at(i)->status_ == CF_OK) at(i)->check_pending(token_of(i));
   auto lock = model_->lock_for_step();
-  std::vector<int32_t> before(sessions.size());
+  rows.reserve(sessions.size());
+  std::vector<Undo> undo;  // one per row
+  undo.reserve(sessions.size());
   for (size_t i = 0; i < sessions.size(); i++) {
     CpuSession* s = at(i);
-    before[i] = s->tokens_[size_t(s->position_)];
     if (s->status_ != CF_OK || !s->make_room(1)) continue;
+    undo.emplace_back(*s);
     if (token_of(i) != CF_TOKEN_PENDING) s->put_token(s->position_, token_of(i));
     rows.push_back({s, s->position_, s->tokens_[size_t(s->position_)], step.has_outputs ? int64_t(i) : -1, step.sample});
   }
   const bool finished = rows.empty() || run_piece(rows.data(), int64_t(rows.size()), step);
-  for (Row& row : rows) {
-    CpuSession* s = row.session;
+  for (size_t r = 0; r < rows.size(); r++) {
+    CpuSession* s = rows[r].session;
     if (!finished) s->cancel();
-    if (s->status_ == CF_OK) s->advance(row.position + 1, row.next);
+    if (s->status_ != CF_OK) continue;
+    undo[r].keep();
+    s->advance(rows[r].position + 1, rows[r].next);
   }
-  for (size_t i = 0; i < sessions.size(); i++) {
-    if (at(i)->status_ != CF_OK) at(i)->put_token(at(i)->position_, before[i]);
+  for (size_t i = 0; i < sessions.size(); i++)
     if (step.has_outputs && step.outputs.row_status) step.outputs.row_status[i] = at(i)->status_;
-  }
 }
 
 void CpuSession::go_back(int64_t position) {

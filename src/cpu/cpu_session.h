@@ -36,6 +36,7 @@ class CpuSession : public Session {
     int32_t next = -1;  // that token
     bool failed = false;
   };
+  class Undo;
   // Rows (those of one session in order of position) through the model. A row that fails gives its session its status.
   // False: cancelled, nothing of it counts.
   bool run_piece(Row* rows, int64_t n_rows, const Step& step);

@@ -71,7 +71,7 @@ void ThreadPool::work() {
 
 void ThreadPool::run_tasks(int64_t n_tasks, Call call, const void* body) {
   std::unique_lock lock(in_use_, std::try_to_lock);
-  if (n_tasks <= 1 || workers_.empty() || !lock) {
+  if (n_tasks <= 1 || n_tasks > int64_t(kTaskMask) || workers_.empty() || !lock) {
     for (int64_t task = 0; task < n_tasks; task++) call(body, task);
     return;
   }

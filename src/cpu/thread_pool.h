@@ -15,8 +15,8 @@ class ThreadPool {
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
 
-  // Runs body(task) for task = 0 .. n_tasks - 1 (fewer than 2^24) and returns when all are done. body must not throw. If
-  // another thread is inside run already, the caller does all its tasks alone: sessions on several threads each keep a core.
+  // Runs body(task) for task = 0 .. n_tasks - 1 and returns when all are done. body must not throw. The caller does all its
+  // tasks alone if another thread is inside run already (sessions on several threads each keep a core), or if they are 2^24 or more.
   template <class Body>
   void run(int64_t n_tasks, const Body& body) {
     run_tasks(n_tasks, [](const void* b, int64_t task) { (*static_cast<const Body*>(b))(task); }, &body);

@@ -1,0 +1,75 @@
+#include "cuda/block.h"
+
+#include <algorithm>
+#include <initializer_list>
+
+#include "error.h"
+#include "model_config.h"
+
+namespace cf {
+
+namespace {
+
+// The stages of each part of a block. With a sequential residual MLP-up has to wait for O.
+void set_stages(gpu::BlockParams& params, BlockPart part) {
+  const auto set = [&](std::initializer_list<uint32_t> stages) {
+    std::copy(stages.begin(), stages.end(), params.stages);
+    params.n_stages = int32_t(stages.size());
+  };
+  using namespace gpu;
+  const bool parallel = params.shape.parallel_residual, whole = part == BlockPart::kWhole;
+  if (part == BlockPart::kMlpDown) return set({kPhaseDown});
+  if (parallel) return set({kPhaseQkv | kPhaseUp, kPhaseAttention, whole ? kPhaseO | kPhaseDown : kPhaseO});
+  if (whole) return set({kPhaseQkv, kPhaseAttention, kPhaseO, kPhaseUp, kPhaseDown});
+  set({kPhaseQkv, kPhaseAttention, kPhaseO, kPhaseUp});
+}
+
+}  // namespace
+
+uint64_t block_shared_bytes(const cf_model_config& c) {
+  const int64_t longest = std::max({int64_t(c.hidden_size), q_size(c), int64_t(c.intermediate_size)});
+  return sizeof(gpu::BlockShared) + std::max(gpu::vector_shared_bytes(longest), gpu::attention_shared_bytes(c.head_dim));
+}
+
+void prepare_block(Context& context, const cf_model_config& config) {
+  const void* kernel = gpu::block_kernel(config.head_dim);
+  if (!kernel) fail(CF_ERROR_UNSUPPORTED, "head_dim ", config.head_dim, " is not built for CUDA");
+  const int shared_bytes = int(block_shared_bytes(config));
+  check_cuda(&context, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), "prepare a kernel");
+  int ctas_per_sm = 0;
+  check_cuda(&context, cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas_per_sm, kernel, gpu::kBlockThreads, size_t(shared_bytes)), "prepare a kernel");
+  if (ctas_per_sm < 1) fail(CF_ERROR_UNSUPPORTED, "a block of this model does not fit an SM of this device");
+}
+
+void launch_block(Context& context, const CudaWeights& weights, const cf_model_config& config, BlockPart part, int32_t layer, const cf_block_options& o,
+                  int n_ctas, uint32_t wait_limit_ms) {
+  const bool down_only = part == BlockPart::kMlpDown;
+  gpu::BlockParams params = {};
+  params.shape = weights.shape();
+  params.weights = weights.layer(layer);
+  params.work = weights.workspace();
+  params.io = {o.activation_dtype, o.hidden, o.output, o.attention_output, o.mlp_activation, o.new_k, o.new_v};
+  if (!down_only) {
+    params.kv = {o.k_cache, o.v_cache, o.token_stride, o.head_stride, o.page_stride, o.kv_capacity_tokens, o.page_table, o.page_tokens, o.kv_dtype};
+    params.position = o.position;
+  }
+  params.status = o.step_status;
+  params.wait_limit_ns = uint64_t(wait_limit_ms) * 1'000'000;
+  params.down_from_caller = down_only;
+  set_stages(params, part);
+
+  cudaLaunchAttribute cooperative = {};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  cudaLaunchConfig_t launch = {};
+  launch.gridDim = dim3(unsigned(n_ctas));
+  launch.blockDim = dim3(gpu::kBlockThreads);
+  launch.dynamicSmemBytes = size_t(block_shared_bytes(config));
+  launch.stream = static_cast<cudaStream_t>(o.stream);
+  launch.attrs = &cooperative;
+  launch.numAttrs = 1;
+  void* arguments[] = {&params};
+  check_cuda(&context, cudaLaunchKernelExC(&launch, gpu::block_kernel(config.head_dim), arguments), "launch a block");
+}
+
+}  // namespace cf

@@ -1,0 +1,106 @@
+// A CUDA device behind the backend interface.
+
+#include "checked.h"
+#include "cuda/block.h"
+#include "cuda/cuda_call.h"
+#include "cuda/cuda_weights.h"
+#include "error.h"
+#include "model.h"
+#include "session.h"
+
+namespace cf {
+
+namespace {
+
+// Rows of a tensor on any device, which must be ready, to the host.
+void read_device_rows(const Tensor& t, int64_t first, int64_t count, void* dst) {
+  if (t.memory == CF_MEMORY_HOST) return read_rows(t, first, count, dst);
+  if (count == 0) return;
+  cudaPointerAttributes attributes;
+  check_cuda(nullptr, cudaPointerGetAttributes(&attributes, t.address), "find out where a tensor is");
+  if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged) fail(CF_ERROR_INVALID_ARGUMENT, "'", t.name, "' is not in device memory");
+  const DeviceScope scope(nullptr, attributes.device);
+  const uint64_t row_bytes = mul(uint64_t(t.cols), dtype_bytes(t.dtype));
+  const void* source = static_cast<const std::byte*>(t.address) + mul(uint64_t(first), t.stride_bytes);
+  check_cuda(nullptr, cudaMemcpy2DAsync(dst, row_bytes, source, t.stride_bytes, row_bytes, size_t(count), cudaMemcpyDeviceToHost, cudaStreamPerThread), "read a tensor");
+  check_cuda(nullptr, cudaStreamSynchronize(cudaStreamPerThread), "read a tensor");
+}
+
+int32_t find_device(const cf_context_options& o) {
+  int count = 0;
+  check_cuda(nullptr, cudaGetDeviceCount(&count), "find a device");
+  const int32_t ordinal = o.n_devices ? o.devices[0] : 0;
+  if (ordinal < 0 || ordinal >= count) fail(CF_ERROR_NO_DEVICE, "there is no CUDA device ", ordinal, ", only ", count);
+  return ordinal;
+}
+
+class CudaBackend : public Backend {
+ public:
+  CudaBackend(Context& context, const cf_context_options& o) : context_(context), ordinal_(find_device(o)), wait_limit_ms_(o.device_wait_limit_ms) {
+    cf_device_info info = {};
+    cuda_device_query(ordinal_, info);
+    if (!info.usable) fail(CF_ERROR_UNSUPPORTED, "CUDA device ", ordinal_, " (", info.name, ") cannot be used: ", info.reason);
+    multiprocessors_ = info.multiprocessors;
+    shared_memory_bytes_ = info.shared_memory_bytes;
+    const DeviceScope scope(&context_, ordinal_);
+    check_cuda(&context_, cudaStreamCreateWithFlags(&load_stream_, cudaStreamNonBlocking), "create a stream");
+    context_.log().write(CF_LOG_INFO, "CUDA backend: device ", ordinal_, ", ", info.name, ", ", multiprocessors_, " SMs");
+  }
+
+  ~CudaBackend() override {
+    try {
+      const DeviceScope scope(&context_, ordinal_);
+      cudaStreamDestroy(load_stream_);
+    } catch (const Error&) {  // a lost device has no streams left
+    }
+  }
+
+  void query(cf_context_info&) const override {}
+
+  void check_model(const cf_model_config& config, cf_dtype weight_dtype) const override {
+    if (weight_dtype == CF_DTYPE_F32) fail(CF_ERROR_UNSUPPORTED, "weight_dtype F32 is for the CPU; CUDA keeps matrices as F16 or BF16");
+    const uint64_t needed = block_shared_bytes(config);
+    if (needed > shared_memory_bytes_)
+      fail(CF_ERROR_UNSUPPORTED, "hidden_size, n_heads * head_dim or intermediate_size is too large: ", needed, " bytes of shared memory are needed, this device has ",
+           shared_memory_bytes_);
+    const DeviceScope scope(&context_, ordinal_);
+    prepare_block(context_, config);
+  }
+
+  cf_dtype default_kv_dtype() const override { return CF_DTYPE_F16; }
+  void check_kv_dtype(cf_dtype kv_dtype) const override {
+    if (kv_dtype == CF_DTYPE_F32) fail(CF_ERROR_UNSUPPORTED, "kv_dtype F32 is for the CPU; CUDA has F16 and BF16");
+  }
+
+  std::unique_ptr<Weights> create_weights(const cf_model_config& config, cf_dtype weight_dtype) override {
+    return std::make_unique<CudaWeights>(LoadPath{context_, ordinal_, load_stream_}, config, weight_dtype);
+  }
+  uint64_t weights_bytes(const cf_model_config& config, cf_dtype, cf_dtype) const override { return CudaWeights::bytes(config); }
+  uint64_t workspace_bytes(const cf_model_config&, int64_t) const override { return 0; }  // of a session, and there are none yet
+  RowReader row_reader() const override { return read_device_rows; }
+
+  std::unique_ptr<Session> create_session(std::shared_ptr<Model>, const cf_session_options&) override {
+    fail(CF_ERROR_UNSUPPORTED, "sessions on CUDA are not built yet");
+  }
+
+  void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& options) override {
+    if (options.n_rows != 1) fail(CF_ERROR_UNSUPPORTED, "options.n_rows is ", options.n_rows, "; more than 1 is not built yet on CUDA");
+    if (part != BlockPart::kMlpDown) check_kv_dtype(options.kv_dtype);
+    const DeviceScope scope(&context_, ordinal_);
+    launch_block(context_, static_cast<const CudaWeights&>(model.weights()), model.config(), part, layer, options, multiprocessors_, wait_limit_ms_);
+  }
+
+ private:
+  Context& context_;
+  const int32_t ordinal_;
+  const uint32_t wait_limit_ms_;
+  int multiprocessors_ = 0;
+  uint64_t shared_memory_bytes_ = 0;
+  cudaStream_t load_stream_ = nullptr;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> create_cuda_backend(Context& context, const cf_context_options& options) { return std::make_unique<CudaBackend>(context, options); }
+
+}  // namespace cf

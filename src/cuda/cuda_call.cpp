@@ -1,0 +1,81 @@
+#include "cuda/cuda_call.h"
+
+#include "error.h"
+
+namespace cf {
+
+namespace {
+
+// After these every later call on the device fails as well.
+bool is_sticky(cudaError_t error) {
+  switch (error) {
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorContextIsDestroyed:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorTensorMemoryLeak:
+    case cudaErrorExternalDevice:
+    case cudaErrorUnknown: return true;
+    default: return false;
+  }
+}
+
+cf_status status_of(cudaError_t error) {
+  switch (error) {
+    case cudaErrorMemoryAllocation: return CF_ERROR_OUT_OF_MEMORY;
+    case cudaErrorInvalidDevice:
+    case cudaErrorNoDevice:
+    case cudaErrorStubLibrary:
+    case cudaErrorInsufficientDriver:
+    case cudaErrorInitializationError:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorDeviceAlreadyInUse:
+    case cudaErrorSystemNotReady:
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorCompatNotSupportedOnDevice: return CF_ERROR_NO_DEVICE;
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorUnsupportedPtxVersion: return CF_ERROR_UNSUPPORTED;
+    case cudaErrorInvalidResourceHandle:  // a stream that is none, or of another device
+    case cudaErrorStreamCaptureUnsupported:
+    case cudaErrorStreamCaptureInvalidated:
+    case cudaErrorStreamCaptureIsolation:
+    case cudaErrorStreamCaptureImplicit:
+    case cudaErrorStreamCaptureWrongThread: return CF_ERROR_INVALID_ARGUMENT;
+    default: return is_sticky(error) ? CF_ERROR_DEVICE_LOST : CF_ERROR_INTERNAL;
+  }
+}
+
+}  // namespace
+
+void check_cuda(Context* context, cudaError_t error, const char* doing) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // so that the caller's next check does not find it
+  const std::string message = text("CUDA failed to ", doing, ": ", cudaGetErrorString(error), " (", cudaGetErrorName(error), ")");
+  if (is_sticky(error) && context) context->lose_device(message);
+  throw Error{status_of(error), message};
+}
+
+DeviceScope::DeviceScope(Context* context, int ordinal) {
+  check_cuda(context, cudaGetDevice(&previous_), "find the current device");
+  check_cuda(context, cudaSetDevice(ordinal), "make a device current");
+  if (const cudaError_t error = cudaThreadExchangeStreamCaptureMode(&capture_mode_)) {
+    cudaSetDevice(previous_);
+    check_cuda(context, error, "set the thread's capture mode");
+  }
+}
+
+DeviceScope::~DeviceScope() {
+  cudaThreadExchangeStreamCaptureMode(&capture_mode_);
+  cudaSetDevice(previous_);
+}
+
+}  // namespace cf

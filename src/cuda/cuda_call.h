@@ -1,0 +1,27 @@
+// How the CUDA backend calls the runtime: every result is checked, on the context's device, with the caller's state restored.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "context.h"
+
+namespace cf {
+
+// Throws unless `error` is success; `doing` completes "CUDA failed to ...". An error after which the device answers nothing any more
+// loses `context`'s device; context may be NULL while there is none.
+void check_cuda(Context* context, cudaError_t error, const char* doing);
+
+// Makes a device current for the calling thread and puts back what was. Meanwhile calls that would disturb another thread's stream
+// capture (an allocation, say) do not.
+class DeviceScope {
+ public:
+  DeviceScope(Context* context, int ordinal);
+  DeviceScope(const DeviceScope&) = delete;
+  ~DeviceScope();
+
+ private:
+  int previous_ = 0;
+  cudaStreamCaptureMode capture_mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+}  // namespace cf

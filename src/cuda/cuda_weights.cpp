@@ -1,0 +1,209 @@
+#include "cuda/cuda_weights.h"
+
+#include <algorithm>
+
+#include "checked.h"
+#include "model_config.h"
+#include "rope.h"
+
+namespace cf {
+
+namespace {
+
+constexpr uint64_t kStagingBytes = 4 << 20;  // of each staging buffer; the longest possible row of 2^20 floats fits
+
+cf_dtype slot_dtype(Slot slot, cf_dtype matrix_dtype) { return is_matrix(slot) ? matrix_dtype : cf_dtype{CF_DTYPE_F32}; }
+
+// Elements from row to row.
+int64_t slot_stride(Slot slot, Shape shape) { return is_matrix(slot) ? gpu::chunks_of(shape.cols) * gpu::kChunkElements : shape.cols; }
+
+uint64_t slot_bytes(const cf_model_config& config, Slot slot) {
+  const Shape shape = slot_shape(config, slot);
+  const uint64_t element_bytes = is_matrix(slot) ? 2 : 4;
+  return round_up(mul(uint64_t(shape.rows), uint64_t(slot_stride(slot, shape)), element_bytes), kAlignment);
+}
+
+// Moves rows through staging buffers, converting on the device: one path for files, host memory and device memory of any alignment.
+class RowMover {
+ public:
+  RowMover(const LoadPath& path, cudaStream_t stream)
+      : path_(path), stream_(stream), host_(path.context.host_memory(), kStagingBytes), device_(path.context.device_memory(), kStagingBytes + kAlignment) {
+    check(cudaMemsetAsync(overflowed(), 0, sizeof(uint32_t), stream_), "clear a flag");
+  }
+
+  void move(const Tensor& t, RowRun run, std::byte* destination, int64_t destination_stride, cf_dtype dtype) {
+    const uint64_t row_bytes = mul(uint64_t(t.cols), dtype_bytes(t.dtype));
+    const int64_t piece = int64_t(std::max<uint64_t>(1, kStagingBytes / row_bytes));
+    for (int64_t row = 0; row < run.count; row += piece) {
+      const int64_t rows = std::min(piece, run.count - row);
+      stage(t, run.source + row, rows, row_bytes);
+      const uint64_t offset = mul(uint64_t(row), uint64_t(destination_stride), dtype_bytes(dtype));
+      convert({device_.data(), destination + offset, rows, t.cols, destination_stride, t.dtype, dtype, overflowed()});
+    }
+  }
+
+  // Waits for everything. True: a finite value became infinite.
+  bool finish() {
+    uint32_t result = 0;
+    check(cudaMemcpyAsync(&result, overflowed(), sizeof result, cudaMemcpyDeviceToHost, stream_), "copy a flag");
+    check(cudaStreamSynchronize(stream_), "load weights");
+    return result;
+  }
+
+ private:
+  uint32_t* overflowed() const { return reinterpret_cast<uint32_t*>(device_.as<std::byte>() + kStagingBytes); }
+  void check(cudaError_t error, const char* doing) const { check_cuda(&path_.context, error, doing); }
+
+  void stage(const Tensor& t, int64_t first, int64_t rows, uint64_t row_bytes) {
+    if (t.memory == CF_MEMORY_DEVICE) {
+      const void* source = static_cast<const std::byte*>(t.address) + mul(uint64_t(first), t.stride_bytes);
+      if (t.stride_bytes == row_bytes)
+        check(cudaMemcpyAsync(device_.data(), source, uint64_t(rows) * row_bytes, cudaMemcpyDeviceToDevice, stream_), "copy weights");
+      else
+        check(cudaMemcpy2DAsync(device_.data(), row_bytes, source, t.stride_bytes, row_bytes, size_t(rows), cudaMemcpyDeviceToDevice, stream_), "copy weights");
+      return;
+    }
+    read_rows(t, first, rows, host_.data());
+    check(cudaMemcpyAsync(device_.data(), host_.data(), uint64_t(rows) * row_bytes, cudaMemcpyHostToDevice, stream_), "copy weights");
+    check(cudaStreamSynchronize(stream_), "copy weights");  // before host_ is filled again
+  }
+
+  void convert(gpu::ConvertParams params) {
+    const uint64_t ctas = ceil_div(uint64_t(params.rows * params.destination_stride), gpu::kConvertThreads);
+    void* arguments[] = {&params};
+    check(cudaLaunchKernel(gpu::convert_kernel(), dim3(unsigned(std::min<uint64_t>(ctas, 4096))), dim3(gpu::kConvertThreads), arguments, 0, stream_), "convert weights");
+  }
+
+  const LoadPath& path_;
+  cudaStream_t stream_;
+  Buffer host_, device_;
+};
+
+// Sizes of the parts of CudaWeights::common_, in its order.
+struct CommonLayout {
+  uint64_t inv_freq, grid, qkv, partials, attention, activation, end;  // offsets in bytes
+
+  CommonLayout(const cf_model_config& c, int32_t kv_splits) {
+    uint64_t at = 0;
+    const auto place = [&](uint64_t bytes) {
+      const uint64_t offset = at;
+      at = add(at, round_up(bytes, kAlignment));
+      return offset;
+    };
+    inv_freq = place(uint64_t(c.rotary_dim / 2) * sizeof(float));
+    grid = place(sizeof(gpu::GridState));
+    qkv = place(uint64_t(qkv_size(c)) * sizeof(float));
+    partials = place(mul(uint64_t(c.n_heads), uint64_t(kv_splits), uint64_t(c.head_dim + 2), sizeof(float)));
+    attention = place(uint64_t(c.hidden_size) * sizeof(float));
+    activation = place(uint64_t(c.intermediate_size) * sizeof(float));
+    end = at;
+  }
+};
+
+// Enough pieces to give most SMs of a large GPU one; from the model's shape alone, so that results do not depend on the GPU.
+int32_t kv_splits_of(const cf_model_config& c) { return std::clamp(128 / c.n_heads, 1, 16); }
+
+}  // namespace
+
+uint64_t CudaSlots::bytes(const cf_model_config& config, Slot first, Slot last) {
+  uint64_t total = 0;
+  for (int slot = int(first); slot < int(last); slot++) total = add(total, slot_bytes(config, Slot(slot)));
+  return total;
+}
+
+CudaSlots::CudaSlots(const LoadPath& path, const cf_model_config& config, const std::vector<Tensor>& tensors, cf_dtype weight_dtype, Slot first, Slot last,
+                     cudaStream_t stream) {
+  const DeviceScope scope(&path.context, path.ordinal);
+  cudaStreamCaptureStatus capturing;
+  check_cuda(&path.context, cudaStreamIsCapturing(stream, &capturing), "look at the stream");
+  if (capturing != cudaStreamCaptureStatusNone) fail(CF_ERROR_INVALID_ARGUMENT, "weights cannot be loaded on a stream that is being captured");
+  uint64_t total = 0;
+  for (int slot = int(first); slot < int(last); slot++) {
+    shapes_[slot] = slot_shape(config, Slot(slot));
+    offsets_[slot] = total;
+    total = add(total, slot_bytes(config, Slot(slot)));
+  }
+  buffer_ = Buffer(path.context.device_memory(), total);
+  RowMover mover(path, stream);
+  try {
+    for (const Tensor& t : tensors) {
+      const Placement p = placement(config, t.role);
+      const cf_dtype dtype = dtypes_[int(p.slot)] = slot_dtype(p.slot, cuda_kept_dtype(weight_dtype, t.dtype));
+      const int64_t stride = slot_stride(p.slot, shapes_[int(p.slot)]);
+      for (const RowRun& run : p.runs) {
+        const uint64_t offset = mul(uint64_t(run.destination), uint64_t(stride), dtype_bytes(dtype));
+        mover.move(t, run, at(p.slot) + offset, stride, dtype);
+      }
+    }
+    if (mover.finish()) fail(CF_ERROR_UNSUPPORTED, "the matrices hold values that F16 cannot; load them as BF16");
+  } catch (...) {
+    cudaStreamSynchronize(stream);  // nothing may still be on its way into buffers that are about to be freed
+    throw;
+  }
+}
+
+gpu::Matrix CudaSlots::matrix(Slot slot) const {
+  return {at(slot), int32_t(gpu::chunks_of(shapes_[int(slot)].cols)), dtypes_[int(slot)]};
+}
+
+CudaWeights::CudaWeights(const LoadPath& path, const cf_model_config& config, cf_dtype weight_dtype)
+    : path_(path), config_(config), weight_dtype_(weight_dtype), layers_(size_t(config.n_layers)) {
+  const int32_t kv_splits = kv_splits_of(config);
+  const CommonLayout layout(config, kv_splits);
+  const DeviceScope scope(&path_.context, path_.ordinal);
+  const auto check = [&](cudaError_t error) { check_cuda(&path_.context, error, "prepare a model"); };
+  common_ = Buffer(path_.context.device_memory(), layout.end);
+  const std::vector<float> frequencies = rope_frequencies(config);
+  check(cudaMemsetAsync(common_.data(), 0, layout.end, path_.own_stream));
+  check(cudaMemcpyAsync(common_.as<std::byte>() + layout.inv_freq, frequencies.data(), frequencies.size() * sizeof(float), cudaMemcpyHostToDevice, path_.own_stream));
+  check(cudaStreamSynchronize(path_.own_stream));
+  const auto floats = [&](uint64_t offset) { return reinterpret_cast<float*>(common_.as<std::byte>() + offset); };
+  shape_ = {config.hidden_size, config.n_heads, config.n_kv_heads, config.rotary_dim, config.intermediate_size, config.norm, config.activation,
+            config.parallel_residual, kv_splits, float(config.norm_eps), floats(layout.inv_freq)};
+  workspace_ = {reinterpret_cast<gpu::GridState*>(floats(layout.grid)), floats(layout.qkv), floats(layout.partials), floats(layout.attention), floats(layout.activation)};
+}
+
+uint64_t CudaWeights::bytes(const cf_model_config& config) {
+  const uint64_t layers = mul(uint64_t(config.n_layers), CudaSlots::bytes(config, Slot{0}, Slot::kLayerSlots));
+  return add(layers, CudaSlots::bytes(config, Slot::kEmbedding, Slot::kEnd), CommonLayout(config, kv_splits_of(config)).end);
+}
+
+void CudaWeights::log_rounding(const std::vector<Tensor>& tensors) const {
+  if (weight_dtype_ != CF_DTYPE_AUTO) return;
+  for (const Tensor& t : tensors)
+    if (is_matrix(placement(config_, t.role).slot) && t.dtype == CF_DTYPE_F32)
+      return path_.context.log().write(CF_LOG_INFO, "'", t.name, "' and other matrices are F32 and are rounded to F16");
+}
+
+namespace {
+// The stream that tensors are ready on: the caller's if any of them is on the device (NULL is the legacy default stream then).
+cudaStream_t stream_for(const LoadPath& path, const std::vector<Tensor>& tensors, void* stream) {
+  const bool on_device = std::any_of(tensors.begin(), tensors.end(), [](const Tensor& t) { return t.memory == CF_MEMORY_DEVICE; });
+  return on_device ? static_cast<cudaStream_t>(stream) : path.own_stream;
+}
+}  // namespace
+
+void CudaWeights::load_layer(int32_t layer, const std::vector<Tensor>& tensors, void* stream) {
+  log_rounding(tensors);
+  layers_[size_t(layer)] = CudaSlots(path_, config_, tensors, weight_dtype_, Slot{0}, Slot::kLayerSlots, stream_for(path_, tensors, stream));
+}
+
+void CudaWeights::load_globals(const std::vector<Tensor>& tensors, void* stream) {
+  log_rounding(tensors);
+  globals_ = CudaSlots(path_, config_, tensors, weight_dtype_, Slot::kEmbedding, Slot::kEnd, stream_for(path_, tensors, stream));
+}
+
+uint64_t CudaWeights::allocated_bytes() const {
+  uint64_t bytes = common_.size_bytes() + globals_.allocated_bytes();
+  for (const CudaSlots& layer : layers_) bytes += layer.allocated_bytes();
+  return bytes;
+}
+
+gpu::LayerWeights CudaWeights::layer(int32_t i) const {
+  const CudaSlots& l = layers_[size_t(i)];
+  return {l.matrix(Slot::kQkvWeight), l.matrix(Slot::kOWeight), l.matrix(Slot::kUpWeight), l.matrix(Slot::kDownWeight),
+          l.vector(Slot::kAttentionNormWeight), l.vector(Slot::kAttentionNormBias), l.vector(Slot::kMlpNormWeight), l.vector(Slot::kMlpNormBias),
+          l.vector(Slot::kQkvBias), l.vector(Slot::kOBias), l.vector(Slot::kUpBias), l.vector(Slot::kDownBias)};
+}
+
+}  // namespace cf

@@ -1,0 +1,76 @@
+// Weights on a CUDA device: matrices in F16 or BF16 with rows padded to 16 bytes, vectors in float. One allocation per layer, one
+// for the globals, and one for what block calls need besides.
+#pragma once
+
+#include <vector>
+
+#include "backend.h"
+#include "context.h"
+#include "cuda/cuda_call.h"
+#include "kernels/contract.h"
+#include "memory.h"
+#include "weights.h"
+
+namespace cf {
+
+// The dtype in which a matrix stored as `stored` is kept: F32 only becomes F16.
+constexpr cf_dtype cuda_kept_dtype(cf_dtype wanted, cf_dtype stored) {
+  const cf_dtype kept = kept_dtype(wanted, stored);
+  return kept == CF_DTYPE_F32 ? cf_dtype{CF_DTYPE_F16} : kept;
+}
+
+// Where weights pass through on their way to the device.
+struct LoadPath {
+  Context& context;
+  int ordinal;
+  cudaStream_t own_stream;  // for tensors that the host has; those on the device are read in the order of the caller's stream
+};
+
+// The slots of a layer, or of the globals, in one buffer on the device.
+class CudaSlots {
+ public:
+  CudaSlots() = default;
+  // Copies the tensors, which were checked, into slots first .. last - 1. They are no longer read on return.
+  CudaSlots(const LoadPath& path, const cf_model_config& config, const std::vector<Tensor>& tensors, cf_dtype weight_dtype, Slot first, Slot last,
+            cudaStream_t stream);
+  static uint64_t bytes(const cf_model_config& config, Slot first, Slot last);
+
+  gpu::Matrix matrix(Slot slot) const;
+  const float* vector(Slot slot) const { return reinterpret_cast<const float*>(at(slot)); }  // NULL: the model has none
+  uint64_t allocated_bytes() const { return buffer_.size_bytes(); }
+
+ private:
+  std::byte* at(Slot slot) const { return shapes_[int(slot)].rows ? buffer_.as<std::byte>() + offsets_[int(slot)] : nullptr; }
+
+  Buffer buffer_;
+  uint64_t offsets_[int(Slot::kEnd)] = {};
+  Shape shapes_[int(Slot::kEnd)] = {};
+  cf_dtype dtypes_[int(Slot::kEnd)] = {};
+};
+
+class CudaWeights : public Weights {
+ public:
+  CudaWeights(const LoadPath& path, const cf_model_config& config, cf_dtype weight_dtype);
+  void load_layer(int32_t layer, const std::vector<Tensor>& tensors, void* stream) override;
+  void load_globals(const std::vector<Tensor>& tensors, void* stream) override;
+  uint64_t allocated_bytes() const override;
+  static uint64_t bytes(const cf_model_config& config);  // once everything is loaded
+
+  gpu::LayerWeights layer(int32_t i) const;
+  const gpu::BlockShape& shape() const { return shape_; }
+  const gpu::Workspace& workspace() const { return workspace_; }  // one for all block calls of the model, which must not overlap
+
+ private:
+  void log_rounding(const std::vector<Tensor>& tensors) const;
+
+  const LoadPath path_;
+  const cf_model_config config_;
+  const cf_dtype weight_dtype_;
+  Buffer common_;  // shape_.inv_freq and workspace_ point into it
+  gpu::BlockShape shape_ = {};
+  gpu::Workspace workspace_ = {};
+  std::vector<CudaSlots> layers_;
+  CudaSlots globals_;
+};
+
+}  // namespace cf
