@@ -191,7 +191,7 @@ typedef struct cf_context_options {
   cf_log_level log_level;     /* messages above it are dropped; default CF_LOG_INFO */
   cf_log_fn log;              /* NULL: silent */
   void* log_user;
-  cf_allocate_fn allocate;    /* NULL: the library's own. Both or neither */
+  cf_allocate_fn allocate; /* NULL: the library's own. Both or neither */
   cf_free_fn free;
   void* allocator_user;
   uint32_t device_wait_limit_ms; /* CUDA: bound of every device-side wait, then CF_ERROR_DEVICE_LOST; default 1000 */
@@ -208,8 +208,8 @@ typedef struct cf_context_info {
   uint32_t struct_size;
   cf_device_kind device_kind;
   int32_t n_devices;
-  int32_t cpu_threads;      /* CPU: as resolved */
-  cf_cpu_isa cpu_isa;       /* CPU: as resolved */
+  int32_t cpu_threads; /* CPU: as resolved */
+  cf_cpu_isa cpu_isa;  /* CPU: as resolved */
   int32_t reserved;
   uint64_t allocated_bytes; /* held now through the allocator, over all devices */
   uint64_t peak_bytes;      /* the most that was ever held */
@@ -260,21 +260,21 @@ typedef struct cf_model_config {
   int32_t n_layers;
   int32_t hidden_size;
   int32_t n_heads;
-  int32_t n_kv_heads;        /* divides n_heads: equal for MHA, fewer for GQA, 1 for MQA */
-  int32_t head_dim;          /* 32, 64, 80, 96, 128 or 256 */
-  int32_t rotary_dim;        /* leading dimensions of each head that rotate; even, 2 .. head_dim */
+  int32_t n_kv_heads; /* divides n_heads: equal for MHA, fewer for GQA, 1 for MQA */
+  int32_t head_dim;   /* 32, 64, 80, 96, 128 or 256 */
+  int32_t rotary_dim; /* leading dimensions of each head that rotate; even, 2 .. head_dim */
   int32_t intermediate_size;
   int32_t vocab_size;
   int32_t max_position_embeddings; /* a recommendation: sessions may exceed it, the log says so */
   cf_rope_scaling rope_scaling;
   double norm_eps;
   double rope_theta;
-  double rope_factor;           /* the four fields of rope_type "llama3" as in transformers; 0 otherwise */
+  double rope_factor; /* the four fields of rope_type "llama3" as in transformers; 0 otherwise */
   double rope_low_freq_factor;
   double rope_high_freq_factor;
   int32_t rope_original_max_position;
-  int32_t bos_token;     /* -1: none */
-  int32_t n_eos_tokens;  /* 0 .. 8 */
+  int32_t bos_token;    /* -1: none */
+  int32_t n_eos_tokens; /* 0 .. 8 */
   int32_t eos_tokens[8];
   int32_t reserved;
 } cf_model_config;
@@ -290,7 +290,7 @@ typedef struct cf_model cf_model;
 
 typedef struct cf_model_options {
   uint32_t struct_size;
-  cf_dtype weight_dtype; /* AUTO: CPU keeps matrices as stored; CUDA keeps F16 and BF16 and rounds F32 to F16, and logs it.
+  cf_dtype weight_dtype;   /* AUTO: CPU keeps matrices as stored; CUDA keeps F16 and BF16 and rounds F32 to F16, and logs it.
                             F16 or BF16: round to it. F32: CPU only */
   cf_progress_fn progress; /* NULL: none. Bytes of weights read */
   void* progress_user;
@@ -327,22 +327,22 @@ enum {
   CF_ROLE_ATTENTION_NORM_BIAS = 17,   /* [H], LayerNorm only */
   CF_ROLE_MLP_NORM_WEIGHT = 18,       /* [H], before the MLP */
   CF_ROLE_MLP_NORM_BIAS = 19,         /* [H], LayerNorm only */
-  CF_ROLE_QKV_WEIGHT = 20, /* [A * 3 * D, H], for each head its Q, K and V rows, as GPT-NeoX stores them; or Q, K and V: */
-  CF_ROLE_QKV_BIAS = 21,   /* [A * 3 * D] */
-  CF_ROLE_Q_WEIGHT = 22,   /* [A * D, H] */
-  CF_ROLE_Q_BIAS = 23,     /* [A * D] */
-  CF_ROLE_K_WEIGHT = 24,   /* [G * D, H] */
-  CF_ROLE_K_BIAS = 25,     /* [G * D] */
-  CF_ROLE_V_WEIGHT = 26,   /* [G * D, H] */
-  CF_ROLE_V_BIAS = 27,     /* [G * D] */
-  CF_ROLE_O_WEIGHT = 28,   /* [H, A * D] */
-  CF_ROLE_O_BIAS = 29,     /* [H] */
-  CF_ROLE_GATE_WEIGHT = 30, /* [I, H], SwiGLU only */
-  CF_ROLE_GATE_BIAS = 31,   /* [I] */
-  CF_ROLE_UP_WEIGHT = 32,   /* [I, H] */
-  CF_ROLE_UP_BIAS = 33,     /* [I] */
-  CF_ROLE_DOWN_WEIGHT = 34, /* [H, I] */
-  CF_ROLE_DOWN_BIAS = 35    /* [H] */
+  CF_ROLE_QKV_WEIGHT = 20,            /* [A * 3 * D, H], for each head its Q, K and V rows, as GPT-NeoX stores them; or Q, K and V: */
+  CF_ROLE_QKV_BIAS = 21,              /* [A * 3 * D] */
+  CF_ROLE_Q_WEIGHT = 22,              /* [A * D, H] */
+  CF_ROLE_Q_BIAS = 23,                /* [A * D] */
+  CF_ROLE_K_WEIGHT = 24,              /* [G * D, H] */
+  CF_ROLE_K_BIAS = 25,                /* [G * D] */
+  CF_ROLE_V_WEIGHT = 26,              /* [G * D, H] */
+  CF_ROLE_V_BIAS = 27,                /* [G * D] */
+  CF_ROLE_O_WEIGHT = 28,              /* [H, A * D] */
+  CF_ROLE_O_BIAS = 29,                /* [H] */
+  CF_ROLE_GATE_WEIGHT = 30,           /* [I, H], SwiGLU only */
+  CF_ROLE_GATE_BIAS = 31,             /* [I] */
+  CF_ROLE_UP_WEIGHT = 32,             /* [I, H] */
+  CF_ROLE_UP_BIAS = 33,               /* [I] */
+  CF_ROLE_DOWN_WEIGHT = 34,           /* [H, I] */
+  CF_ROLE_DOWN_BIAS = 35              /* [H] */
 };
 
 typedef int32_t cf_memory;
@@ -352,9 +352,9 @@ enum { CF_MEMORY_HOST = 0, CF_MEMORY_DEVICE = 1 }; /* DEVICE: of the context's d
 typedef struct cf_tensor {
   uint32_t struct_size;
   cf_tensor_role role;
-  cf_dtype dtype;     /* F32, F16, BF16 */
+  cf_dtype dtype; /* F32, F16, BF16 */
   cf_memory memory;
-  int32_t rank;       /* 1 or 2 */
+  int32_t rank;         /* 1 or 2 */
   cf_dtype scale_dtype; /* AUTO: room for quantised weights, not supported yet */
   int64_t shape[2];
   int64_t strides[2]; /* in elements; both 0: dense row-major. The innermost must be 1 */
@@ -393,8 +393,8 @@ typedef struct cf_kv_pool cf_kv_pool;
 
 typedef struct cf_kv_pool_options {
   uint32_t struct_size;
-  cf_dtype kv_dtype;       /* AUTO: F32 on the CPU, F16 on CUDA. Or F32 (CPU only), F16, BF16 */
-  int32_t page_tokens;     /* positions per page: 16, 32, 64, 128 or 256; default 64 */
+  cf_dtype kv_dtype;   /* AUTO: F32 on the CPU, F16 on CUDA. Or F32 (CPU only), F16, BF16 */
+  int32_t page_tokens; /* positions per page: 16, 32, 64, 128 or 256; default 64 */
   int32_t reserved;
   int64_t capacity_tokens; /* rounded up to whole pages; required */
 } cf_kv_pool_options;
@@ -411,8 +411,8 @@ typedef struct cf_kv_pool_info {
   int32_t page_tokens;
   int32_t reserved;
   int64_t n_pages;
-  int64_t n_pages_free;     /* neither held nor reserved */
-  int64_t n_pages_shared;   /* held by more than one session */
+  int64_t n_pages_free;   /* neither held nor reserved */
+  int64_t n_pages_shared; /* held by more than one session */
   uint64_t page_bytes;
   uint64_t allocated_bytes;
 } cf_kv_pool_info;
@@ -459,10 +459,10 @@ typedef struct cf_session_info {
   int32_t page_tokens;
   cf_dtype kv_dtype;
   int32_t reserved;
-  int64_t position;           /* positions cached, as far as the host knows: after cf_session_wait exact */
+  int64_t position; /* positions cached, as far as the host knows: after cf_session_wait exact */
   int64_t capacity_tokens;
-  int64_t n_pages;            /* held in the pool, shared ones included */
-  uint64_t workspace_bytes;   /* allocated for this session besides its pages */
+  int64_t n_pages;          /* held in the pool, shared ones included */
+  uint64_t workspace_bytes; /* allocated for this session besides its pages */
 } cf_session_info;
 
 CF_API cf_status cf_session_info_init(cf_session_info* info, size_t struct_size);
@@ -481,14 +481,14 @@ typedef struct cf_memory_estimate {
 CF_API cf_status cf_memory_estimate_init(cf_memory_estimate* estimate, size_t struct_size);
 /* Exact byte counts before anything is allocated: what cf_model_load or a full set of cf_load_layer calls, and one
  * cf_session_create with these options will take through the allocator. stored_dtype: of the checkpoint's matrices. */
-CF_API cf_status cf_model_estimate(const cf_context* context, const cf_model_config* config, cf_dtype stored_dtype, const cf_model_options* model_options,
-                                   const cf_session_options* session_options, cf_memory_estimate* estimate);
+CF_API cf_status cf_model_estimate(const cf_context* context, const cf_model_config* config, cf_dtype stored_dtype,
+                                   const cf_model_options* model_options, const cf_session_options* session_options, cf_memory_estimate* estimate);
 
 /* ---- Sampling ------------------------------------------------------------------------------------------------------- */
 
 /* Applied to the logits in this order, with the meaning transformers gives them: repetition penalty over all tokens of the
  * session, logit biases, allowed-token mask, temperature, top-k, top-p, min-p. A token is then drawn by the Gumbel-max rule
- * (argmax of logit / temperature + Gumbel noise) with noise from Philox4x32-10 (Salmon et al., SC 2011) keyed by seed and
+ * (argmax of logit / temperature, in float, + Gumbel noise, in double) with noise from Philox4x32-10 (Salmon et al., SC 2011) keyed by seed and
  * counted by position and token: the same logits and seed give the same token on any backend and in any grouping of steps.
  * Ties go to the lowest token. */
 typedef struct cf_sampler_options {
@@ -503,7 +503,7 @@ typedef struct cf_sampler_options {
   const int32_t* logit_bias_tokens; /* each at most once */
   const float* logit_bias_values;   /* added to the logits; -infinity bans a token, NaN and +infinity are errors */
   size_t n_stop_tokens;
-  const int32_t* stop_tokens;       /* sampling one of them ends cf_decode_steps */
+  const int32_t* stop_tokens; /* sampling one of them ends cf_decode_steps */
 } cf_sampler_options;
 
 CF_API cf_status cf_sampler_options_init(cf_sampler_options* options, size_t struct_size);
@@ -529,25 +529,25 @@ enum { CF_ROWS_LAST = 0, CF_ROWS_ALL = 1 };
 typedef struct cf_outputs {
   uint32_t struct_size;
   cf_memory memory;
-  cf_output_rows rows;      /* prefill only; the other calls always write all */
-  int32_t top_n;            /* 0 .. 1024 and at most V */
-  float* logits;            /* [rows, V] */
-  int32_t* top_tokens;      /* [rows, top_n], most likely first */
-  float* top_logprobs;      /* [rows, top_n] */
-  const int32_t* targets;   /* [rows], token to score at each row, -1: none. Host memory, read before the call returns */
-  float* target_logprobs;   /* [rows] log-probability of the target, 0 where it is -1 */
-  int32_t* row_tokens;      /* [rows] token sampled after each row */
-  cf_status* row_status;    /* [rows] CF_OK, or why the row failed */
+  cf_output_rows rows;    /* prefill only; the other calls always write all */
+  int32_t top_n;          /* 0 .. 1024 and at most V */
+  float* logits;          /* [rows, V] */
+  int32_t* top_tokens;    /* [rows, top_n], most likely first */
+  float* top_logprobs;    /* [rows, top_n] */
+  const int32_t* targets; /* [rows], token to score at each row, -1: none. Host memory, read before the call returns */
+  float* target_logprobs; /* [rows] log-probability of the target, 0 where it is -1 */
+  int32_t* row_tokens;    /* [rows] token sampled after each row; in a prefill only after the last, -1 elsewhere. Needs `sample` */
+  cf_status* row_status;  /* [rows] CF_OK, or why the row failed */
 } cf_outputs;
 
 CF_API cf_status cf_outputs_init(cf_outputs* outputs, size_t struct_size);
 
 typedef int32_t cf_tap_point; /* T is the number of rows */
 enum {
-  CF_TAP_BLOCK_INPUT = 1,      /* [T, H] residual stream before the block */
-  CF_TAP_BLOCK_OUTPUT = 2,     /* [T, H] residual stream after the block */
-  CF_TAP_ATTENTION_HEADS = 3,  /* [T, A, D] attention output of each head, before O */
-  CF_TAP_MLP_ACTIVATION = 4    /* [T, I] input of MLP-down */
+  CF_TAP_BLOCK_INPUT = 1,     /* [T, H] residual stream before the block */
+  CF_TAP_BLOCK_OUTPUT = 2,    /* [T, H] residual stream after the block */
+  CF_TAP_ATTENTION_HEADS = 3, /* [T, A, D] attention output of each head, before O */
+  CF_TAP_MLP_ACTIVATION = 4   /* [T, I] input of MLP-down */
 };
 typedef int32_t cf_tap_action;
 enum { CF_TAP_READ = 0, CF_TAP_WRITE = 1 }; /* copy out; overwrite with the caller's values before going on */
@@ -566,10 +566,10 @@ CF_API cf_status cf_tap_init(cf_tap* tap, size_t struct_size);
 
 typedef struct cf_step_options {
   uint32_t struct_size;
-  int32_t sample;          /* 1 (default): sample a token after the last position; 0: leave none pending (for the first
+  int32_t sample;      /* 1 (default): sample a token after the last position; 0: leave none pending (for the first
                               calls of a prompt given in pieces) */
-  cf_outputs* outputs;     /* NULL: none */
-  const cf_tap* taps;      /* n_taps descriptors that lie struct_size of the first apart; not supported yet */
+  cf_outputs* outputs; /* NULL: none */
+  const cf_tap* taps;  /* n_taps descriptors that lie struct_size of the first apart; not supported yet */
   size_t n_taps;
   cf_progress_fn progress; /* cf_prefill, cf_decode_steps; may be NULL */
   void* progress_user;
@@ -600,11 +600,11 @@ CF_API cf_status cf_decode_batch(cf_session* const* sessions, size_t n_sessions,
 
 typedef struct cf_result {
   uint32_t struct_size;
-  cf_status status;      /* of the oldest step that failed, or CF_OK */
-  int64_t position;      /* positions cached now */
-  int64_t n_steps;       /* steps (or prefilled positions) finished since the status was last fetched */
-  int32_t token;         /* the pending token: the last one sampled, -1: none */
-  int32_t stopped;       /* 1: it is a stop token */
+  cf_status status; /* of the oldest step that failed, or CF_OK */
+  int64_t position; /* positions cached now */
+  int64_t n_steps;  /* steps (or prefilled positions) finished since the status was last fetched */
+  int32_t token;    /* the pending token: the last one sampled, -1: none */
+  int32_t stopped;  /* 1: it is a stop token */
 } cf_result;
 
 CF_API cf_status cf_result_init(cf_result* result, size_t struct_size);
@@ -671,30 +671,30 @@ CF_API cf_status cf_graph_destroy(cf_graph* graph);
  * when the kernels run, so a replay can go on at the next position. Only the layer itself has to be loaded. */
 typedef struct cf_block_options {
   uint32_t struct_size;
-  int32_t n_rows;                 /* T; more than 1 is CF_ERROR_UNSUPPORTED on CUDA for now */
-  cf_dtype activation_dtype;      /* of every activation below: F32 (default), F16 or BF16 */
-  cf_dtype kv_dtype;              /* F32, F16 or BF16; F32 on the CPU only */
-  const void* hidden;             /* [T, H] input: the residual stream */
-  void* output;                   /* [T, H] residual stream after the block (cf_block_forward, cf_block_mlp_down) */
-  void* attention_output;         /* [T, H] after O and its bias, without the residual: written by cf_block_attention, read
+  int32_t n_rows;            /* T; more than 1 is CF_ERROR_UNSUPPORTED on CUDA for now */
+  cf_dtype activation_dtype; /* of every activation below: F32 (default), F16 or BF16 */
+  cf_dtype kv_dtype;         /* F32, F16 or BF16; F32 on the CPU only */
+  const void* hidden;        /* [T, H] input: the residual stream */
+  void* output;              /* [T, H] residual stream after the block (cf_block_forward, cf_block_mlp_down) */
+  void* attention_output;    /* [T, H] after O and its bias, without the residual: written by cf_block_attention, read
                                      by cf_block_mlp_down; may be NULL in cf_block_forward */
-  void* mlp_activation;           /* [T, I] input of MLP-down: likewise */
-  void* new_k;                    /* [T, G, D] keys of these rows, after RoPE; may be NULL */
-  void* new_v;                    /* [T, G, D]; may be NULL */
-  void* k_cache;                  /* this layer's keys: element (position p, head g, d) is at
+  void* mlp_activation;      /* [T, I] input of MLP-down: likewise */
+  void* new_k;               /* [T, G, D] keys of these rows, after RoPE; may be NULL */
+  void* new_v;               /* [T, G, D]; may be NULL */
+  void* k_cache;             /* this layer's keys: element (position p, head g, d) is at
                                      page(p) * page_stride + (p % page_tokens) * token_stride + g * head_stride + d */
-  void* v_cache;                  /* this layer's values, laid out alike; both are appended to at *position */
+  void* v_cache;             /* this layer's values, laid out alike; both are appended to at *position */
   int64_t token_stride;
   int64_t head_stride;
-  int64_t page_stride;            /* 0 without a page table */
-  const int32_t* page_table;      /* [ceil(kv_capacity_tokens / page_tokens)] page(p) = page_table[p / page_tokens]; NULL: contiguous */
-  int32_t page_tokens;            /* 0 without a page table */
+  int64_t page_stride;       /* 0 without a page table */
+  const int32_t* page_table; /* [ceil(kv_capacity_tokens / page_tokens)] page(p) = page_table[p / page_tokens]; NULL: contiguous */
+  int32_t page_tokens;       /* 0 without a page table */
   int32_t reserved;
-  int64_t kv_capacity_tokens;     /* positions that the cache has room for */
-  const int32_t* position;        /* position of row 0: cached positions before it are attended to */
-  cf_status* step_status;         /* if not CF_OK on entry the block does nothing; receives CF_ERROR_CACHE_FULL or
+  int64_t kv_capacity_tokens; /* positions that the cache has room for */
+  const int32_t* position;    /* position of row 0: cached positions before it are attended to */
+  cf_status* step_status;     /* if not CF_OK on entry the block does nothing; receives CF_ERROR_CACHE_FULL or
                                      CF_ERROR_INVALID_ARGUMENT (negative position), and then nothing else is written */
-  void* stream;                   /* CUDA: cudaStream_t, NULL is the legacy default stream; CPU: NULL */
+  void* stream;               /* CUDA: cudaStream_t, NULL is the legacy default stream; CPU: NULL */
 } cf_block_options;
 
 CF_API cf_status cf_block_options_init(cf_block_options* options, size_t struct_size);

@@ -86,7 +86,8 @@ cf_status unsupported(Handle* handle, const char* name, const char* what) {
 }
 
 void check_context_options(const cf_context_options& o) {
-  if (o.device_kind != CF_DEVICE_CPU && o.device_kind != CF_DEVICE_CUDA) fail(CF_ERROR_INVALID_ARGUMENT, "device_kind is ", o.device_kind, ", which is none");
+  if (o.device_kind != CF_DEVICE_CPU && o.device_kind != CF_DEVICE_CUDA)
+    fail(CF_ERROR_INVALID_ARGUMENT, "device_kind is ", o.device_kind, ", which is none");
   if (o.n_devices < 0) fail(CF_ERROR_INVALID_ARGUMENT, "n_devices is ", o.n_devices);
   if (o.n_devices && !o.devices) fail(CF_ERROR_INVALID_ARGUMENT, "devices is NULL but n_devices is ", o.n_devices);
   if (o.n_devices > 1) fail(CF_ERROR_UNSUPPORTED, "a context over ", o.n_devices, " devices is not built yet");
@@ -99,7 +100,8 @@ void check_context_options(const cf_context_options& o) {
 
 cf_model_options take_model_options(const cf_model_options* options) {
   const cf_model_options o = take_struct(options, "options");
-  if (o.weight_dtype < CF_DTYPE_AUTO || o.weight_dtype > CF_DTYPE_BF16) fail(CF_ERROR_INVALID_ARGUMENT, "weight_dtype is ", o.weight_dtype, ", which is none");
+  if (o.weight_dtype < CF_DTYPE_AUTO || o.weight_dtype > CF_DTYPE_BF16)
+    fail(CF_ERROR_INVALID_ARGUMENT, "weight_dtype is ", o.weight_dtype, ", which is none");
   return o;
 }
 
@@ -120,7 +122,8 @@ std::vector<Tensor> take_tensors(const cf_tensor* array, size_t n, const void* s
   for (size_t i = 0; i < n; i++) {
     const cf_tensor t = take_element(array, i, "tensors");
     const std::string name = text("tensors[", i, "]");
-    if (t.dtype < CF_DTYPE_F32 || t.dtype > CF_DTYPE_BF16) fail(CF_ERROR_INVALID_ARGUMENT, name, ".dtype is ", t.dtype, ", expected F32, F16 or BF16");
+    if (t.dtype < CF_DTYPE_F32 || t.dtype > CF_DTYPE_BF16)
+      fail(CF_ERROR_INVALID_ARGUMENT, name, ".dtype is ", t.dtype, ", expected F32, F16 or BF16");
     if (t.memory != CF_MEMORY_HOST && t.memory != CF_MEMORY_DEVICE) fail(CF_ERROR_INVALID_ARGUMENT, name, ".memory is ", t.memory, ", which is none");
     if (t.rank != 1 && t.rank != 2) fail(CF_ERROR_INVALID_ARGUMENT, name, ".rank is ", t.rank, ", expected 1 or 2");
     if (t.scales || t.scale_dtype) fail(CF_ERROR_UNSUPPORTED, name, ": quantised weights are not supported yet");
@@ -129,7 +132,8 @@ std::vector<Tensor> take_tensors(const cf_tensor* array, size_t n, const void* s
     if (out.rows < 1 || out.cols < 1) fail(CF_ERROR_INVALID_ARGUMENT, name, ".shape has a dimension below 1");
     if (context.device_kind() == CF_DEVICE_CPU) out.memory = CF_MEMORY_HOST;
     const bool dense = t.strides[0] == 0 && t.strides[1] == 0;
-    if (!dense && t.strides[t.rank - 1] != 1) fail(CF_ERROR_INVALID_ARGUMENT, name, ".strides: the innermost is ", t.strides[t.rank - 1], ", expected 1");
+    if (!dense && t.strides[t.rank - 1] != 1)
+      fail(CF_ERROR_INVALID_ARGUMENT, name, ".strides: the innermost is ", t.strides[t.rank - 1], ", expected 1");
     const int64_t stride = dense || t.rank == 1 ? out.cols : t.strides[0];
     if (stride < out.cols) fail(CF_ERROR_INVALID_ARGUMENT, name, ".strides: rows of ", out.cols, " elements lie ", stride, " apart");
     const auto stride_bytes = try_mul(uint64_t(stride), dtype_bytes(t.dtype));
@@ -296,7 +300,8 @@ cf_status cf_model_load(cf_context* context, const char* directory, const cf_mod
     check_pointer(model, "model");
     const cf_model_options o = take_model_options(options);
     const Checkpoint checkpoint = open_checkpoint(directory);
-    for (const std::string& name : checkpoint.unused) context->impl->log().write(CF_LOG_INFO, "skipped tensor '", name, "', which the model does not use");
+    for (const std::string& name : checkpoint.unused)
+      context->impl->log().write(CF_LOG_INFO, "skipped tensor '", name, "', which the model does not use");
     auto loaded = std::make_shared<Model>(context->impl, checkpoint.config, o.weight_dtype);
     loaded->load(checkpoint, o);
     *model = new cf_model{std::move(loaded)};
@@ -307,7 +312,8 @@ cf_status cf_model_reload(cf_model* model, const char* directory, const cf_model
   return on(model, "model", [&](Model& m) {
     check_pointer(directory, "directory");
     const cf_model_options o = take_model_options(options);
-    if (o.weight_dtype != CF_DTYPE_AUTO && o.weight_dtype != m.weight_dtype()) fail(CF_ERROR_MISMATCH, "options.weight_dtype differs from what the model was made with");
+    if (o.weight_dtype != CF_DTYPE_AUTO && o.weight_dtype != m.weight_dtype())
+      fail(CF_ERROR_MISMATCH, "options.weight_dtype differs from what the model was made with");
     m.load(open_checkpoint(directory), o);
   });
 }
@@ -346,7 +352,8 @@ cf_status cf_model_estimate(const cf_context* context, const cf_model_config* co
   return on(context, "context", [&](const Context& c) {
     const cf_model_config model = take_config(config);
     const cf_dtype wanted = take_model_options(model_options).weight_dtype;
-    if (stored_dtype < CF_DTYPE_F32 || stored_dtype > CF_DTYPE_BF16) fail(CF_ERROR_INVALID_ARGUMENT, "stored_dtype is ", stored_dtype, ", expected F32, F16 or BF16");
+    if (stored_dtype < CF_DTYPE_F32 || stored_dtype > CF_DTYPE_BF16)
+      fail(CF_ERROR_INVALID_ARGUMENT, "stored_dtype is ", stored_dtype, ", expected F32, F16 or BF16");
     Backend& backend = c.backend();
     backend.check_model(model, wanted);
     const cf_session_options session = take_struct(session_options, "session_options");
@@ -367,7 +374,8 @@ cf_status cf_kv_pool_create(cf_model* model, const cf_kv_pool_options* options, 
     check_pointer(pool, "pool");
     cf_kv_pool_options o = take_struct(options, "options");
     check_page_options(m.context()->backend(), o.kv_dtype, o.page_tokens);
-    if (o.capacity_tokens < 1 || o.capacity_tokens > kMaxPoolTokens) fail(CF_ERROR_INVALID_ARGUMENT, "capacity_tokens is ", o.capacity_tokens, ", expected 1 to ", kMaxPoolTokens);
+    if (o.capacity_tokens < 1 || o.capacity_tokens > kMaxPoolTokens)
+      fail(CF_ERROR_INVALID_ARGUMENT, "capacity_tokens is ", o.capacity_tokens, ", expected 1 to ", kMaxPoolTokens);
     *pool = new cf_kv_pool{std::make_shared<KvPool>(m.context(), m.config(), o.kv_dtype, o.page_tokens, o.capacity_tokens), model->impl};
   });
 }
@@ -392,7 +400,8 @@ cf_status cf_session_create(cf_model* model, const cf_session_options* options, 
       m.check_loaded();
     }
     if (o.capacity_tokens > m.config().max_position_embeddings)
-      m.context()->log().write(CF_LOG_WARNING, "a capacity of ", o.capacity_tokens, " positions exceeds the checkpoint's max_position_embeddings of ", m.config().max_position_embeddings);
+      m.context()->log().write(CF_LOG_WARNING, "a capacity of ", o.capacity_tokens, " positions exceeds the checkpoint's max_position_embeddings of ",
+                               m.config().max_position_embeddings);
     *session = new cf_session{backend.create_session(model->impl, o)};
   });
 }
@@ -411,8 +420,8 @@ cf_status cf_session_set_allowed_tokens(cf_session* session, const uint32_t* mas
   return on(session, "session", [&](Session& s) { s.set_allowed_tokens(mask, n_words); });
 }
 
-cf_status cf_sample_logits(const cf_sampler_options* options, const uint32_t* mask, const float* logits, size_t vocab_size, const int32_t* history, size_t n_history,
-                           int64_t position, int32_t* token) {
+cf_status cf_sample_logits(const cf_sampler_options* options, const uint32_t* mask, const float* logits, size_t vocab_size, const int32_t* history,
+                           size_t n_history, int64_t position, int32_t* token) {
   return guarded(nullptr, [&] {
     check_pointer(logits, "logits");
     check_pointer(token, "token");
@@ -420,7 +429,8 @@ cf_status cf_sample_logits(const cf_sampler_options* options, const uint32_t* ma
     if (n_history) check_pointer(history, "history");
     if (position < 0) fail(CF_ERROR_INVALID_ARGUMENT, "position is ", position);
     for (size_t i = 0; i < n_history; i++)
-      if (history[i] < 0 || size_t(history[i]) >= vocab_size) fail(CF_ERROR_INVALID_ARGUMENT, "history: token ", history[i], " is outside the vocabulary of ", vocab_size);
+      if (history[i] < 0 || size_t(history[i]) >= vocab_size)
+        fail(CF_ERROR_INVALID_ARGUMENT, "history: token ", history[i], " is outside the vocabulary of ", vocab_size);
     Sampler sampler(take_struct(options, "options"), int64_t(vocab_size));
     if (mask) sampler.set_allowed(mask, (vocab_size + 31) / 32, int64_t(vocab_size));
     check_finite(logits, int64_t(vocab_size), position);
@@ -490,10 +500,14 @@ cf_status cf_session_truncate(cf_session* session, int64_t position) {
   return on(session, "session", [&](Session& s) { s.truncate(position); });
 }
 
-cf_status cf_session_fork(cf_session* session, int64_t, const cf_session_options*, cf_session**) { return unsupported(session, "session", "cf_session_fork"); }
+cf_status cf_session_fork(cf_session* session, int64_t, const cf_session_options*, cf_session**) {
+  return unsupported(session, "session", "cf_session_fork");
+}
 cf_status cf_session_save(cf_session* session, void*, size_t, size_t*) { return unsupported(session, "session", "cf_session_save"); }
 cf_status cf_session_save_file(cf_session* session, const char*) { return unsupported(session, "session", "cf_session_save_file"); }
-cf_status cf_session_restore(cf_model* model, const cf_session_options*, const void*, size_t, cf_session**) { return unsupported(model, "model", "cf_session_restore"); }
+cf_status cf_session_restore(cf_model* model, const cf_session_options*, const void*, size_t, cf_session**) {
+  return unsupported(model, "model", "cf_session_restore");
+}
 cf_status cf_session_restore_file(cf_model* model, const cf_session_options*, const char*, cf_session**) {
   return unsupported(model, "model", "cf_session_restore_file");
 }
@@ -519,8 +533,14 @@ static cf_status block(cf_model* model, BlockPart part, int32_t layer, const cf_
   });
 }
 
-cf_status cf_block_forward(cf_model* model, int32_t layer, const cf_block_options* options) { return block(model, BlockPart::kWhole, layer, options); }
-cf_status cf_block_attention(cf_model* model, int32_t layer, const cf_block_options* options) { return block(model, BlockPart::kAttention, layer, options); }
-cf_status cf_block_mlp_down(cf_model* model, int32_t layer, const cf_block_options* options) { return block(model, BlockPart::kMlpDown, layer, options); }
+cf_status cf_block_forward(cf_model* model, int32_t layer, const cf_block_options* options) {
+  return block(model, BlockPart::kWhole, layer, options);
+}
+cf_status cf_block_attention(cf_model* model, int32_t layer, const cf_block_options* options) {
+  return block(model, BlockPart::kAttention, layer, options);
+}
+cf_status cf_block_mlp_down(cf_model* model, int32_t layer, const cf_block_options* options) {
+  return block(model, BlockPart::kMlpDown, layer, options);
+}
 
 }  // extern "C"

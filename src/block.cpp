@@ -30,7 +30,8 @@ void check_kv(const cf_model_config& c, const cf_block_options& o, size_t alignm
   check_address(o.position, alignof(int32_t), "position");
   const int64_t unit = int64_t(alignment / dtype_bytes(o.kv_dtype));
   auto check_stride = [&](int64_t stride, int64_t least, const char* name) {
-    if (stride < least || (unit && stride % unit)) fail(CF_ERROR_INVALID_ARGUMENT, "options.", name, " is ", stride, ", expected at least ", least, " and a multiple of ", unit ? unit : 1);
+    if (stride < least || (unit && stride % unit))
+      fail(CF_ERROR_INVALID_ARGUMENT, "options.", name, " is ", stride, ", expected at least ", least, " and a multiple of ", unit ? unit : 1);
   };
   if (o.kv_capacity_tokens < 1) fail(CF_ERROR_INVALID_ARGUMENT, "options.kv_capacity_tokens is ", o.kv_capacity_tokens, ", expected at least 1");
   check_stride(o.token_stride, c.head_dim, "token_stride");

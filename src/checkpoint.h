@@ -16,7 +16,7 @@ struct Checkpoint {
   std::vector<std::unique_ptr<File>> files;  // that the tensors point into
   std::vector<std::vector<Tensor>> layers;   // every role that the configuration asks for, once
   std::vector<Tensor> globals;
-  std::vector<std::string> unused;           // names of tensors in the files that the model does not use
+  std::vector<std::string> unused;  // names of tensors in the files that the model does not use
 };
 
 // Checks all files and tensors against format and configuration before any weight is read. Throws CF_ERROR_IO, _INVALID_FILE or _UNSUPPORTED.

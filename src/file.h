@@ -13,9 +13,9 @@ class File {
   ~File();
 
   const std::string& path() const { return path_; }
-  uint64_t size_bytes() const { return size_; }  // when it was opened
+  uint64_t size_bytes() const { return size_; }                 // when it was opened
   void read(uint64_t offset, void* dst, uint64_t bytes) const;  // exactly, or throws CF_ERROR_IO
-  void check_size() const;  // throws CF_ERROR_IO if it is no longer size_bytes() long
+  void check_size() const;                                      // throws CF_ERROR_IO if it is no longer size_bytes() long
 
  private:
   std::string path_;

@@ -18,8 +18,9 @@ void Fingerprint::add(const void* data, size_t bytes) {
 }
 
 void add_config(Fingerprint& f, const cf_model_config& c) {
-  for (int64_t v : {c.family, c.norm, c.activation, c.parallel_residual, c.attention_bias, c.mlp_bias, c.tied_embeddings, c.n_layers, c.hidden_size, c.n_heads, c.n_kv_heads,
-                    c.head_dim, c.rotary_dim, c.intermediate_size, c.vocab_size, c.rope_scaling, c.rope_original_max_position})
+  for (int64_t v :
+       {c.family, c.norm, c.activation, c.parallel_residual, c.attention_bias, c.mlp_bias, c.tied_embeddings, c.n_layers, c.hidden_size, c.n_heads,
+        c.n_kv_heads, c.head_dim, c.rotary_dim, c.intermediate_size, c.vocab_size, c.rope_scaling, c.rope_original_max_position})
     f.add(static_cast<uint64_t>(v));
   for (double v : {c.norm_eps, c.rope_theta, c.rope_factor, c.rope_low_freq_factor, c.rope_high_freq_factor}) f.add(&v, sizeof v);
 }

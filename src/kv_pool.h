@@ -47,8 +47,8 @@ class KvPool {
   const int32_t page_tokens_;
   const int64_t n_pages_;
   Buffer storage_;
-  mutable std::mutex mutex_;  // of what follows
-  std::vector<int32_t> free_; // taken from the back
+  mutable std::mutex mutex_;   // of what follows
+  std::vector<int32_t> free_;  // taken from the back
 };
 
 }  // namespace cf

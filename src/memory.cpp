@@ -7,8 +7,10 @@
 namespace cf {
 
 Allocator host_allocator() {
-  return {[](void*, cf_device_kind, int32_t, size_t bytes, size_t alignment) { return operator new(bytes, std::align_val_t(alignment), std::nothrow); },
-          [](void*, cf_device_kind, int32_t, void* address, size_t, size_t alignment) { operator delete(address, std::align_val_t(alignment)); }, nullptr};
+  return {
+      [](void*, cf_device_kind, int32_t, size_t bytes, size_t alignment) { return operator new(bytes, std::align_val_t(alignment), std::nothrow); },
+      [](void*, cf_device_kind, int32_t, void* address, size_t, size_t alignment) { operator delete(address, std::align_val_t(alignment)); },
+      nullptr};
 }
 
 void* Memory::allocate(size_t bytes) {

@@ -18,7 +18,8 @@ Model::Model(std::shared_ptr<Context> context, const cf_model_config& config, cf
 
 Model::Contents Model::empty_contents() const {
   const size_t layers = static_cast<size_t>(config_.n_layers);
-  return {context_->backend().create_weights(config_, weight_dtype_), std::vector<uint64_t>(layers, 0), std::vector<cf_dtype>(layers, CF_DTYPE_AUTO), 0, CF_DTYPE_AUTO};
+  return {context_->backend().create_weights(config_, weight_dtype_), std::vector<uint64_t>(layers, 0), std::vector<cf_dtype>(layers, CF_DTYPE_AUTO),
+          0, CF_DTYPE_AUTO};
 }
 
 std::unique_lock<std::shared_mutex> Model::lock_for_loading() const {

@@ -27,7 +27,7 @@ class Model {
   const cf_model_config& config() const { return config_; }
   Weights& weights() const { return *contents_.weights; }
   cf_dtype weight_dtype() const { return weight_dtype_; }  // as asked for; AUTO: as stored
-  void check_loaded() const;                 // throws CF_ERROR_NOT_LOADED unless everything is there
+  void check_loaded() const;                               // throws CF_ERROR_NOT_LOADED unless everything is there
   void check_layer_loaded(int32_t layer) const;
   void query(cf_model_info& info) const;
 

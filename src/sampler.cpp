@@ -20,7 +20,8 @@ void check_token(int32_t token, int64_t vocab_size, const char* what) {
 
 // Standard Gumbel noise for one token at one position.
 double gumbel(uint64_t seed, int64_t position, int32_t token) {
-  const auto words = philox4x32({uint32_t(token / 4), uint32_t(position), uint32_t(uint64_t(position) >> 32), 0}, {uint32_t(seed), uint32_t(seed >> 32)});
+  const auto words =
+      philox4x32({uint32_t(token / 4), uint32_t(position), uint32_t(uint64_t(position) >> 32), 0}, {uint32_t(seed), uint32_t(seed >> 32)});
   const double uniform = (words[size_t(token % 4)] + 0.5) * 0x1p-32;
   return -std::log(-std::log(uniform));
 }
@@ -33,13 +34,16 @@ Sampler::Sampler(const cf_sampler_options& o, int64_t vocab_size) {
   if (!(o.min_p >= 0 && o.min_p <= 1)) fail(CF_ERROR_INVALID_ARGUMENT, "min_p is ", o.min_p, ", expected 0 (off) to 1");
   if (!(o.repetition_penalty > 0 && std::isfinite(o.repetition_penalty)))
     fail(CF_ERROR_INVALID_ARGUMENT, "repetition_penalty is ", o.repetition_penalty, ", expected a positive number (1: off)");
-  if (o.n_logit_biases && (!o.logit_bias_tokens || !o.logit_bias_values)) fail(CF_ERROR_INVALID_ARGUMENT, "logit_bias_tokens or logit_bias_values is NULL");
+  if (o.n_logit_biases && (!o.logit_bias_tokens || !o.logit_bias_values))
+    fail(CF_ERROR_INVALID_ARGUMENT, "logit_bias_tokens or logit_bias_values is NULL");
   if (o.n_stop_tokens && !o.stop_tokens) fail(CF_ERROR_INVALID_ARGUMENT, "stop_tokens is NULL");
-  if (o.n_logit_biases > size_t(vocab_size)) fail(CF_ERROR_INVALID_ARGUMENT, "n_logit_biases is ", o.n_logit_biases, ", more than the vocabulary has tokens");
+  if (o.n_logit_biases > size_t(vocab_size))
+    fail(CF_ERROR_INVALID_ARGUMENT, "n_logit_biases is ", o.n_logit_biases, ", more than the vocabulary has tokens");
   for (size_t i = 0; i < o.n_logit_biases; i++) {
     check_token(o.logit_bias_tokens[i], vocab_size, "logit_bias_tokens:");
     const float value = o.logit_bias_values[i];
-    if (std::isnan(value) || value == -kBanned) fail(CF_ERROR_INVALID_ARGUMENT, "the logit bias of token ", o.logit_bias_tokens[i], " is NaN or +infinity");
+    if (std::isnan(value) || value == -kBanned)
+      fail(CF_ERROR_INVALID_ARGUMENT, "the logit bias of token ", o.logit_bias_tokens[i], " is NaN or +infinity");
     biases_.push_back({o.logit_bias_tokens[i], value});
   }
   std::sort(biases_.begin(), biases_.end(), [](Bias a, Bias b) { return a.token < b.token; });
@@ -91,7 +95,9 @@ void Sampler::adjust(const int32_t* history, int64_t n_history, std::vector<floa
 // top-k, top-p, min-p: leaves the candidates that survive.
 void Sampler::keep_likely(const std::vector<float>& scaled, std::vector<int32_t>& candidates) const {
   auto value = [&](int32_t token) { return scaled[size_t(token)]; };
-  auto keep = [&](auto condition) { candidates.erase(std::remove_if(candidates.begin(), candidates.end(), [&](int32_t t) { return !condition(t); }), candidates.end()); };
+  auto keep = [&](auto condition) {
+    candidates.erase(std::remove_if(candidates.begin(), candidates.end(), [&](int32_t t) { return !condition(t); }), candidates.end());
+  };
   if (top_k_ > 0 && size_t(top_k_) < candidates.size()) {
     std::vector<float> values;
     values.reserve(candidates.size());
@@ -162,7 +168,8 @@ double log_sum_exp(const float* logits, int64_t vocab_size) {
 void top_tokens(const float* logits, int64_t vocab_size, int32_t n, int32_t* tokens, std::vector<int32_t>& work) {
   work.resize(size_t(vocab_size));
   std::iota(work.begin(), work.end(), 0);
-  std::partial_sort(work.begin(), work.begin() + n, work.end(), [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+  std::partial_sort(work.begin(), work.begin() + n, work.end(),
+                    [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
   std::copy_n(work.begin(), n, tokens);
 }
 

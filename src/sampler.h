@@ -12,7 +12,7 @@ namespace cf {
 // The options with their arrays, copied and checked.
 class Sampler {
  public:
-  Sampler() = default;  // greedy
+  Sampler() = default;                                             // greedy
   Sampler(const cf_sampler_options& options, int64_t vocab_size);  // throws CF_ERROR_INVALID_ARGUMENT
 
   void set_allowed(const uint32_t* mask, size_t n_words, int64_t vocab_size);  // NULL: all

@@ -28,12 +28,15 @@ void check_page_options(const Backend& backend, cf_dtype& kv_dtype, int32_t page
     fail(CF_ERROR_INVALID_ARGUMENT, "page_tokens is ", page_tokens, ", expected 16, 32, 64, 128 or 256");
 }
 
-cf_session_options resolve_session_options(const Backend& backend, const cf_model_config& config, const cf_session_options& options, const KvPool* pool) {
+cf_session_options resolve_session_options(const Backend& backend, const cf_model_config& config, const cf_session_options& options,
+                                           const KvPool* pool) {
   cf_session_options o = options;
-  if (o.launch_mode < CF_LAUNCH_AUTO || o.launch_mode > CF_LAUNCH_PHASE) fail(CF_ERROR_INVALID_ARGUMENT, "launch_mode is ", o.launch_mode, ", which is none");
+  if (o.launch_mode < CF_LAUNCH_AUTO || o.launch_mode > CF_LAUNCH_PHASE)
+    fail(CF_ERROR_INVALID_ARGUMENT, "launch_mode is ", o.launch_mode, ", which is none");
   if (o.reserve != 0 && o.reserve != 1) fail(CF_ERROR_INVALID_ARGUMENT, "reserve is ", o.reserve, ", expected 0 or 1");
   if (o.capacity_tokens == 0) o.capacity_tokens = config.max_position_embeddings;
-  if (o.capacity_tokens < 1 || o.capacity_tokens > kMaxCapacity) fail(CF_ERROR_INVALID_ARGUMENT, "capacity_tokens is ", o.capacity_tokens, ", expected 1 to ", kMaxCapacity);
+  if (o.capacity_tokens < 1 || o.capacity_tokens > kMaxCapacity)
+    fail(CF_ERROR_INVALID_ARGUMENT, "capacity_tokens is ", o.capacity_tokens, ", expected 1 to ", kMaxCapacity);
   if (o.cluster_size < 0 || o.cluster_size > 16) fail(CF_ERROR_INVALID_ARGUMENT, "cluster_size is ", o.cluster_size, ", expected 0 to 16");
   if (pool) {
     o.kv_dtype = pool->kv_dtype();
@@ -47,7 +50,8 @@ cf_session_options resolve_session_options(const Backend& backend, const cf_mode
 Session::Session(std::shared_ptr<Model> model, const cf_session_options& o)
     : model_(std::move(model)), pool_(pool_for(model_, o)), capacity_(o.capacity_tokens), reserve_(o.reserve != 0), launch_mode_(o.launch_mode) {
   pages_.reserve(size_t(pool_->pages_for(capacity_)));
-  if (reserve_ && !grow_pages(capacity_)) fail(CF_ERROR_CACHE_FULL, "the pool has no room for the ", pool_->pages_for(capacity_), " pages to be reserved");
+  if (reserve_ && !grow_pages(capacity_))
+    fail(CF_ERROR_CACHE_FULL, "the pool has no room for the ", pool_->pages_for(capacity_), " pages to be reserved");
 }
 
 Session::~Session() { pool_->release(pages_, 0); }
@@ -66,7 +70,8 @@ void Session::release_pages(int64_t tokens) {
 }
 
 void Session::check_token(int32_t token, const char* what) const {
-  if (token < 0 || token >= model_->config().vocab_size) fail(CF_ERROR_INVALID_ARGUMENT, what, " ", token, " is outside the vocabulary of ", model_->config().vocab_size);
+  if (token < 0 || token >= model_->config().vocab_size)
+    fail(CF_ERROR_INVALID_ARGUMENT, what, " ", token, " is outside the vocabulary of ", model_->config().vocab_size);
 }
 
 Step Session::take_step(const cf_step_options& o, int64_t n_positions, bool prefill) const {
@@ -76,11 +81,14 @@ Step Session::take_step(const cf_step_options& o, int64_t n_positions, bool pref
   if (!o.outputs) return step;
   cf_outputs& out = step.outputs = take_struct(o.outputs, "outputs");
   const int32_t vocab = model_->config().vocab_size;
-  if (out.memory != CF_MEMORY_HOST && out.memory != CF_MEMORY_DEVICE) fail(CF_ERROR_INVALID_ARGUMENT, "outputs.memory is ", out.memory, ", which is none");
+  if (out.memory != CF_MEMORY_HOST && out.memory != CF_MEMORY_DEVICE)
+    fail(CF_ERROR_INVALID_ARGUMENT, "outputs.memory is ", out.memory, ", which is none");
   if (out.rows != CF_ROWS_LAST && out.rows != CF_ROWS_ALL) fail(CF_ERROR_INVALID_ARGUMENT, "outputs.rows is ", out.rows, ", which is none");
-  if (out.top_n < 0 || out.top_n > std::min(vocab, 1024)) fail(CF_ERROR_INVALID_ARGUMENT, "outputs.top_n is ", out.top_n, ", expected 0 to ", std::min(vocab, 1024));
+  if (out.top_n < 0 || out.top_n > std::min(vocab, 1024))
+    fail(CF_ERROR_INVALID_ARGUMENT, "outputs.top_n is ", out.top_n, ", expected 0 to ", std::min(vocab, 1024));
   if (!out.top_n && (out.top_tokens || out.top_logprobs)) fail(CF_ERROR_INVALID_ARGUMENT, "outputs.top_tokens or top_logprobs is set but top_n is 0");
-  if (out.top_n && !out.top_tokens && !out.top_logprobs) fail(CF_ERROR_INVALID_ARGUMENT, "outputs.top_n is ", out.top_n, " but top_tokens and top_logprobs are NULL");
+  if (out.top_n && !out.top_tokens && !out.top_logprobs)
+    fail(CF_ERROR_INVALID_ARGUMENT, "outputs.top_n is ", out.top_n, " but top_tokens and top_logprobs are NULL");
   if (!out.targets != !out.target_logprobs) fail(CF_ERROR_INVALID_ARGUMENT, "outputs.targets and target_logprobs must be set together");
   if (out.row_tokens && !step.sample) fail(CF_ERROR_INVALID_ARGUMENT, "outputs.row_tokens is set but sample is 0");
   if (!prefill) out.rows = CF_ROWS_ALL;
@@ -96,7 +104,8 @@ Step Session::take_step(const cf_step_options& o, int64_t n_positions, bool pref
 void Session::prefill(const int32_t* tokens, size_t n_tokens, const cf_step_options& options) {
   InCall guard(*this);
   if (!tokens) fail(CF_ERROR_INVALID_ARGUMENT, "tokens is NULL");
-  if (n_tokens < 1 || n_tokens > size_t(capacity_)) fail(CF_ERROR_INVALID_ARGUMENT, "n_tokens is ", n_tokens, ", expected 1 to the session's capacity of ", capacity_);
+  if (n_tokens < 1 || n_tokens > size_t(capacity_))
+    fail(CF_ERROR_INVALID_ARGUMENT, "n_tokens is ", n_tokens, ", expected 1 to the session's capacity of ", capacity_);
   for (size_t i = 0; i < n_tokens; i++) check_token(tokens[i], "tokens:");
   enqueue_prefill(tokens, int64_t(n_tokens), take_step(options, int64_t(n_tokens), true));
 }
@@ -105,7 +114,8 @@ void Session::decode_steps(int64_t n_steps, int32_t first_token, const cf_step_o
   InCall guard(*this);
   if (n_steps < 1) fail(CF_ERROR_INVALID_ARGUMENT, "n_steps is ", n_steps, ", expected at least 1");
   if (first_token != CF_TOKEN_PENDING) check_token(first_token, "token");
-  if (n_steps > 1 && !options.sample) fail(CF_ERROR_INVALID_ARGUMENT, "sample is 0, but each of ", n_steps, " steps feeds what the one before sampled");
+  if (n_steps > 1 && !options.sample)
+    fail(CF_ERROR_INVALID_ARGUMENT, "sample is 0, but each of ", n_steps, " steps feeds what the one before sampled");
   enqueue_steps(n_steps, first_token, take_step(options, 1, false));
 }
 
@@ -119,7 +129,8 @@ void Session::decode_positions(const int32_t* tokens, size_t n_tokens, const cf_
 }
 
 void Session::decode_batch(const std::vector<Session*>& sessions, const int32_t* tokens, const cf_step_options& options) {
-  if (sessions.empty() || sessions.size() > size_t(kMaxRows)) fail(CF_ERROR_INVALID_ARGUMENT, "n_sessions is ", sessions.size(), ", expected 1 to ", kMaxRows);
+  if (sessions.empty() || sessions.size() > size_t(kMaxRows))
+    fail(CF_ERROR_INVALID_ARGUMENT, "n_sessions is ", sessions.size(), ", expected 1 to ", kMaxRows);
   std::vector<std::unique_ptr<InCall>> guards;
   for (size_t i = 0; i < sessions.size(); i++) {
     if (sessions[i]->model_ != sessions[0]->model_) fail(CF_ERROR_INVALID_ARGUMENT, "sessions[", i, "] is of another model than sessions[0]");

@@ -85,6 +85,7 @@ class Session {
 // Fills in the default kv_dtype; throws for what the backend cannot have.
 void check_page_options(const Backend& backend, cf_dtype& kv_dtype, int32_t page_tokens);
 // Options with every default filled in, checked against the model.
-cf_session_options resolve_session_options(const Backend& backend, const cf_model_config& config, const cf_session_options& options, const KvPool* pool);
+cf_session_options resolve_session_options(const Backend& backend, const cf_model_config& config, const cf_session_options& options,
+                                           const KvPool* pool);
 
 }  // namespace cf

@@ -91,21 +91,38 @@ void check_tensors(const cf_model_config& config, const std::vector<Tensor>& ten
     if (p.slot < first || p.slot >= last) fail(status, "'", t.name, "' (", role_name(t.role), ") does not belong here");
     if (p.shape.rows == 0) fail(status, "'", t.name, "' (", role_name(t.role), ") is not part of a model with this configuration");
     if (t.rows != p.shape.rows || t.cols != p.shape.cols)
-      fail(status, "'", t.name, "' has shape [", t.rows, ", ", t.cols, "], expected [", p.shape.rows, ", ", p.shape.cols, "] (a vector counts as one column)");
+      fail(status, "'", t.name, "' has shape [", t.rows, ", ", t.cols, "], expected [", p.shape.rows, ", ", p.shape.cols,
+           "] (a vector counts as one column)");
     for (size_t j = 0; j < i; j++)
       if (tensors[j].role == t.role) fail(status, "'", t.name, "' gives ", role_name(t.role), " a second time");
     const Tensor*& other = holder[int(p.slot)];
     if (is_matrix(p.slot) && other && other->dtype != t.dtype)
-      fail(CF_ERROR_UNSUPPORTED, "'", t.name, "' is ", dtype_name(t.dtype), " but '", other->name, "' is ", dtype_name(other->dtype), "; they must have the same dtype");
+      fail(CF_ERROR_UNSUPPORTED, "'", t.name, "' is ", dtype_name(t.dtype), " but '", other->name, "' is ", dtype_name(other->dtype),
+           "; they must have the same dtype");
     other = &t;
     rows_found[int(p.slot)] += t.rows;
   }
-  static constexpr const char* kSlotNames[] = {"attention norm weight", "attention norm bias", "Q, K and V weights", "Q, K and V biases", "O weight", "O bias",
-                                               "MLP norm weight", "MLP norm bias", "MLP gate and up weights", "MLP gate and up biases", "MLP down weight", "MLP down bias",
-                                               "embedding", "final norm weight", "final norm bias", "LM head"};
+  static constexpr const char* kSlotNames[] = {"attention norm weight",
+                                               "attention norm bias",
+                                               "Q, K and V weights",
+                                               "Q, K and V biases",
+                                               "O weight",
+                                               "O bias",
+                                               "MLP norm weight",
+                                               "MLP norm bias",
+                                               "MLP gate and up weights",
+                                               "MLP gate and up biases",
+                                               "MLP down weight",
+                                               "MLP down bias",
+                                               "embedding",
+                                               "final norm weight",
+                                               "final norm bias",
+                                               "LM head"};
   for (int slot = int(first); slot < int(last); slot++) {
     int64_t rows = slot_shape(config, Slot(slot)).rows;
-    if (rows_found[slot] != rows) fail(status, "incomplete: ", kSlotNames[slot], " has ", rows_found[slot], " of ", rows, rows_found[slot] > rows ? " rows: fused and separate tensors were both given" : " rows");
+    if (rows_found[slot] != rows)
+      fail(status, "incomplete: ", kSlotNames[slot], " has ", rows_found[slot], " of ", rows,
+           rows_found[slot] > rows ? " rows: fused and separate tensors were both given" : " rows");
   }
 }
 

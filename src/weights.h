@@ -36,7 +36,8 @@ struct Shape {
 };
 Shape slot_shape(const cf_model_config& config, Slot slot);
 constexpr bool is_matrix(Slot slot) {
-  return slot == Slot::kQkvWeight || slot == Slot::kOWeight || slot == Slot::kUpWeight || slot == Slot::kDownWeight || slot == Slot::kEmbedding || slot == Slot::kHead;
+  return slot == Slot::kQkvWeight || slot == Slot::kOWeight || slot == Slot::kUpWeight || slot == Slot::kDownWeight || slot == Slot::kEmbedding ||
+         slot == Slot::kHead;
 }
 
 // `count` rows of a tensor, from row `source`, that become rows `destination` ... of its slot.

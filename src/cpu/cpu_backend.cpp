@@ -33,7 +33,8 @@ void write_activations(const float* src, cf_dtype dtype, int64_t count, void* ds
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend(Context& context, const cf_context_options& o) : context_(context), kernels_(find_kernels(o.cpu_isa)), threads_(o.cpu_threads ? o.cpu_threads : usable_threads()) {
+  CpuBackend(Context& context, const cf_context_options& o)
+      : context_(context), kernels_(find_kernels(o.cpu_isa)), threads_(o.cpu_threads ? o.cpu_threads : usable_threads()) {
     if (!kernels_) fail(CF_ERROR_UNSUPPORTED, "this machine lacks the instruction set ", isa_name(o.cpu_isa));
     context_.log().write(CF_LOG_INFO, "CPU backend: ", isa_name(kernels_->isa), ", ", threads_.threads(), " threads");
   }
@@ -117,6 +118,8 @@ void cpu_device_query(cf_device_info& info) {
   std::copy(name.begin(), name.end(), info.name);  // shorter than info.name, which is zeroed
 }
 
-std::unique_ptr<Backend> create_cpu_backend(Context& context, const cf_context_options& options) { return std::make_unique<CpuBackend>(context, options); }
+std::unique_ptr<Backend> create_cpu_backend(Context& context, const cf_context_options& options) {
+  return std::make_unique<CpuBackend>(context, options);
+}
 
 }  // namespace cf

@@ -6,7 +6,10 @@
 namespace cf {
 
 CpuSession::CpuSession(std::shared_ptr<Model> model, const cf_session_options& options, const Kernels& kernels, ThreadPool& threads)
-    : Session(std::move(model), options), kernels_(kernels), threads_(threads), workspace_(model_->context()->host_memory(), model_->config(), true),
+    : Session(std::move(model), options),
+      kernels_(kernels),
+      threads_(threads),
+      workspace_(model_->context()->host_memory(), model_->config(), true),
       tokens_(size_t(capacity_) + 1) {}
 
 uint64_t CpuSession::workspace_bytes() const { return Workspace::bytes(model_->config(), true); }
@@ -81,7 +84,8 @@ void CpuSession::finish_rows(const Forward& forward, Row* rows, int64_t first, i
       try {
         check_finite(logits, vocab, row.position + 1);
         if (row.output >= 0) write_outputs(logits, row, step);
-        if (row.sample) row.next = row.session->sampler_.sample(logits, vocab, row.session->tokens_.data(), row.position + 1, row.position + 1, sampling_);
+        if (row.sample)
+          row.next = row.session->sampler_.sample(logits, vocab, row.session->tokens_.data(), row.position + 1, row.position + 1, sampling_);
         if (row.output >= 0 && step.outputs.row_tokens) step.outputs.row_tokens[row.output] = row.next;
       } catch (const Error& error) {
         row.failed = true;

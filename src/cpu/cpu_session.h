@@ -57,8 +57,8 @@ class CpuSession : public Session {
   Workspace workspace_;
   Sampler::Work sampling_;
   int64_t position_ = 0;
-  bool pending_ = false;         // tokens_[position_] is to be fed next
-  std::vector<int32_t> tokens_;  // [capacity + 1] by position; elements are accessed as atomics: tokens() runs on any thread
+  bool pending_ = false;           // tokens_[position_] is to be fed next
+  std::vector<int32_t> tokens_;    // [capacity + 1] by position; elements are accessed as atomics: tokens() runs on any thread
   std::atomic<int64_t> known_{0};  // tokens that readers may see
   cf_status status_ = CF_OK;
   std::string sentence_;

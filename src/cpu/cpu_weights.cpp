@@ -62,7 +62,8 @@ uint64_t SlotStorage::bytes(const cf_model_config& config, cf_dtype matrix_dtype
   return total;
 }
 
-SlotStorage::SlotStorage(std::shared_ptr<Memory> memory, const cf_model_config& config, const std::vector<Tensor>& tensors, cf_dtype weight_dtype, Slot first, Slot last) {
+SlotStorage::SlotStorage(std::shared_ptr<Memory> memory, const cf_model_config& config, const std::vector<Tensor>& tensors, cf_dtype weight_dtype,
+                         Slot first, Slot last) {
   std::vector<Placement> placements;
   for (const Tensor& t : tensors) {
     placements.push_back(placement(config, t.role));

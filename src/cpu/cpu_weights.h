@@ -16,7 +16,8 @@ class SlotStorage {
  public:
   SlotStorage() = default;
   // Reads the tensors, which were checked, into slots first .. last - 1.
-  SlotStorage(std::shared_ptr<Memory> memory, const cf_model_config& config, const std::vector<Tensor>& tensors, cf_dtype weight_dtype, Slot first, Slot last);
+  SlotStorage(std::shared_ptr<Memory> memory, const cf_model_config& config, const std::vector<Tensor>& tensors, cf_dtype weight_dtype, Slot first,
+              Slot last);
   static uint64_t bytes(const cf_model_config& config, cf_dtype matrix_dtype, Slot first, Slot last);
 
   Matrix matrix(Slot slot) const { return {at(slot), dtypes_[int(slot)], shapes_[int(slot)].rows, shapes_[int(slot)].cols}; }

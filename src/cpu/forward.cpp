@@ -37,7 +37,8 @@ uint64_t Workspace::bytes(const cf_model_config& config, bool with_logits) {
   return total;
 }
 
-Workspace::Workspace(std::shared_ptr<Memory> memory, const cf_model_config& config, bool with_logits) : buffer_(std::move(memory), bytes(config, with_logits)) {
+Workspace::Workspace(std::shared_ptr<Memory> memory, const cf_model_config& config, bool with_logits)
+    : buffer_(std::move(memory), bytes(config, with_logits)) {
   auto next = buffer_.as<std::byte>();
   each_array(config, with_logits, this, [&](float** array, uint64_t floats) {
     *array = reinterpret_cast<float*>(next);

@@ -23,16 +23,16 @@ struct Workspace {
   Workspace(std::shared_ptr<Memory> memory, const cf_model_config& config, bool with_logits);
   static uint64_t bytes(const cf_model_config& config, bool with_logits);
 
-  float* hidden;     // [rows, H] residual stream
-  float* normed;     // [rows, H]
-  float* qkv;        // [rows, (A + 2 G) D]
-  float* heads;      // [rows, A D] attention output of each head
-  float* attention;  // [rows, H] after O
-  float* up;         // [rows, I or 2 I]
-  float* activation; // [rows, I] input of MLP-down
-  float* cosine;     // [rows, rotary_dim / 2]
-  float* sine;       // [rows, rotary_dim / 2]
-  float* logits;     // [kHeadRows, V]
+  float* hidden;      // [rows, H] residual stream
+  float* normed;      // [rows, H]
+  float* qkv;         // [rows, (A + 2 G) D]
+  float* heads;       // [rows, A D] attention output of each head
+  float* attention;   // [rows, H] after O
+  float* up;          // [rows, I or 2 I]
+  float* activation;  // [rows, I] input of MLP-down
+  float* cosine;      // [rows, rotary_dim / 2]
+  float* sine;        // [rows, rotary_dim / 2]
+  float* logits;      // [kHeadRows, V]
 
  private:
   Buffer buffer_;

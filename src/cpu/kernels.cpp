@@ -181,10 +181,12 @@ HWY_INLINE float sum_over(const float* x, int64_t n, F f) {
 
 void layer_norm(const float* x, const float* weight, const float* bias, float eps, int64_t n, float* out) {
   const float mean = sum_over(x, n, [](Vec v) { return v; }) / static_cast<float>(n);
-  const float variance = sum_over(x, n, [mean](Vec v) {
-                           const Vec off = hn::Sub(v, hn::Set(d, mean));
-                           return hn::Mul(off, off);
-                         }) / static_cast<float>(n);
+  const float variance = sum_over(x, n,
+                                  [mean](Vec v) {
+                                    const Vec off = hn::Sub(v, hn::Set(d, mean));
+                                    return hn::Mul(off, off);
+                                  }) /
+                         static_cast<float>(n);
   const float scale = 1.0f / std::sqrt(variance + eps);
   for (int64_t i = 0; i < n; i++) out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
 }
@@ -208,7 +210,8 @@ namespace cf {
 
 const Kernels* find_kernels(cf_cpu_isa isa) {
 #if HWY_ARCH_X86
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #if HWY_TARGETS & HWY_AVX3

@@ -28,13 +28,13 @@ struct MatmulArgs {
 };
 
 struct AttendArgs {
-  const float* q;    // [D], after RoPE
+  const float* q;  // [D], after RoPE
   KvView kv;
   int64_t kv_head;
-  int64_t length;    // positions to attend to: 0 .. length - 1
+  int64_t length;  // positions to attend to: 0 .. length - 1
   int64_t head_dim;
   float scale;
-  float* out;        // [D]
+  float* out;  // [D]
 };
 
 struct Kernels {

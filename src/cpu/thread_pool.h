@@ -19,7 +19,8 @@ class ThreadPool {
   // tasks alone if another thread is inside run already (sessions on several threads each keep a core), or if they are 2^24 or more.
   template <class Body>
   void run(int64_t n_tasks, const Body& body) {
-    run_tasks(n_tasks, [](const void* b, int64_t task) { (*static_cast<const Body*>(b))(task); }, &body);
+    run_tasks(
+        n_tasks, [](const void* b, int64_t task) { (*static_cast<const Body*>(b))(task); }, &body);
   }
   int32_t threads() const { return static_cast<int32_t>(workers_.size()) + 1; }
 

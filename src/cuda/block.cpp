@@ -31,18 +31,22 @@ uint64_t block_shared_bytes(const cf_model_config& c) {
   return sizeof(gpu::BlockShared) + std::max(gpu::vector_shared_bytes(longest), gpu::attention_shared_bytes(c.head_dim));
 }
 
-void prepare_block(Context& context, const cf_model_config& config) {
+void prepare_block(Context& context, const cf_model_config& config, uint64_t shared_limit_bytes) {
   const void* kernel = gpu::block_kernel(config.head_dim);
   if (!kernel) fail(CF_ERROR_UNSUPPORTED, "head_dim ", config.head_dim, " is not built for CUDA");
-  const int shared_bytes = int(block_shared_bytes(config));
-  check_cuda(&context, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), "prepare a kernel");
+  const uint64_t needed = block_shared_bytes(config);
+  if (needed > shared_limit_bytes)
+    fail(CF_ERROR_UNSUPPORTED, "hidden_size, n_heads * head_dim or intermediate_size is too large: ", needed,
+         " bytes of shared memory are needed, this device has ", shared_limit_bytes);
+  const auto check = [&](cudaError_t error) { check_cuda(&context, error, "prepare a kernel"); };
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_limit_bytes)));
   int ctas_per_sm = 0;
-  check_cuda(&context, cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas_per_sm, kernel, gpu::kBlockThreads, size_t(shared_bytes)), "prepare a kernel");
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas_per_sm, kernel, gpu::kBlockThreads, size_t(needed)));
   if (ctas_per_sm < 1) fail(CF_ERROR_UNSUPPORTED, "a block of this model does not fit an SM of this device");
 }
 
-void launch_block(Context& context, const CudaWeights& weights, const cf_model_config& config, BlockPart part, int32_t layer, const cf_block_options& o,
-                  int n_ctas, uint32_t wait_limit_ms) {
+void launch_block(Context& context, const CudaWeights& weights, const cf_model_config& config, BlockPart part, int32_t layer,
+                  const cf_block_options& o, int n_ctas, uint32_t wait_limit_ms) {
   const bool down_only = part == BlockPart::kMlpDown;
   gpu::BlockParams params = {};
   params.shape = weights.shape();

@@ -18,11 +18,14 @@ void read_device_rows(const Tensor& t, int64_t first, int64_t count, void* dst) 
   if (count == 0) return;
   cudaPointerAttributes attributes;
   check_cuda(nullptr, cudaPointerGetAttributes(&attributes, t.address), "find out where a tensor is");
-  if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged) fail(CF_ERROR_INVALID_ARGUMENT, "'", t.name, "' is not in device memory");
+  if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged)
+    fail(CF_ERROR_INVALID_ARGUMENT, "'", t.name, "' is not in device memory");
   const DeviceScope scope(nullptr, attributes.device);
   const uint64_t row_bytes = mul(uint64_t(t.cols), dtype_bytes(t.dtype));
   const void* source = static_cast<const std::byte*>(t.address) + mul(uint64_t(first), t.stride_bytes);
-  check_cuda(nullptr, cudaMemcpy2DAsync(dst, row_bytes, source, t.stride_bytes, row_bytes, size_t(count), cudaMemcpyDeviceToHost, cudaStreamPerThread), "read a tensor");
+  check_cuda(nullptr,
+             cudaMemcpy2DAsync(dst, row_bytes, source, t.stride_bytes, row_bytes, size_t(count), cudaMemcpyDeviceToHost, cudaStreamPerThread),
+             "read a tensor");
   check_cuda(nullptr, cudaStreamSynchronize(cudaStreamPerThread), "read a tensor");
 }
 
@@ -59,12 +62,8 @@ class CudaBackend : public Backend {
 
   void check_model(const cf_model_config& config, cf_dtype weight_dtype) const override {
     if (weight_dtype == CF_DTYPE_F32) fail(CF_ERROR_UNSUPPORTED, "weight_dtype F32 is for the CPU; CUDA keeps matrices as F16 or BF16");
-    const uint64_t needed = block_shared_bytes(config);
-    if (needed > shared_memory_bytes_)
-      fail(CF_ERROR_UNSUPPORTED, "hidden_size, n_heads * head_dim or intermediate_size is too large: ", needed, " bytes of shared memory are needed, this device has ",
-           shared_memory_bytes_);
     const DeviceScope scope(&context_, ordinal_);
-    prepare_block(context_, config);
+    prepare_block(context_, config, shared_memory_bytes_);
   }
 
   cf_dtype default_kv_dtype() const override { return CF_DTYPE_F16; }
@@ -101,6 +100,8 @@ class CudaBackend : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> create_cuda_backend(Context& context, const cf_context_options& options) { return std::make_unique<CudaBackend>(context, options); }
+std::unique_ptr<Backend> create_cuda_backend(Context& context, const cf_context_options& options) {
+  return std::make_unique<CudaBackend>(context, options);
+}
 
 }  // namespace cf

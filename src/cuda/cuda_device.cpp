@@ -56,8 +56,7 @@ Allocator cuda_allocator() {
     try {
       const DeviceScope scope(nullptr, ordinal);
       if (cudaMalloc(&address, bytes) == cudaSuccess) return address;
-    } catch (const Error&) {
-    }
+    } catch (const Error&) {}
     cudaGetLastError();
     return nullptr;
   };
@@ -65,8 +64,7 @@ Allocator cuda_allocator() {
     try {
       const DeviceScope scope(nullptr, ordinal);
       if (cudaFree(address) != cudaSuccess) cudaGetLastError();  // a lost device has freed everything already
-    } catch (const Error&) {
-    }
+    } catch (const Error&) {}
   };
   return {allocate, free, nullptr};
 }

@@ -27,7 +27,10 @@ uint64_t slot_bytes(const cf_model_config& config, Slot slot) {
 class RowMover {
  public:
   RowMover(const LoadPath& path, cudaStream_t stream)
-      : path_(path), stream_(stream), host_(path.context.host_memory(), kStagingBytes), device_(path.context.device_memory(), kStagingBytes + kAlignment) {
+      : path_(path),
+        stream_(stream),
+        host_(path.context.host_memory(), kStagingBytes),
+        device_(path.context.device_memory(), kStagingBytes + kAlignment) {
     check(cudaMemsetAsync(overflowed(), 0, sizeof(uint32_t), stream_), "clear a flag");
   }
 
@@ -60,7 +63,8 @@ class RowMover {
       if (t.stride_bytes == row_bytes)
         check(cudaMemcpyAsync(device_.data(), source, uint64_t(rows) * row_bytes, cudaMemcpyDeviceToDevice, stream_), "copy weights");
       else
-        check(cudaMemcpy2DAsync(device_.data(), row_bytes, source, t.stride_bytes, row_bytes, size_t(rows), cudaMemcpyDeviceToDevice, stream_), "copy weights");
+        check(cudaMemcpy2DAsync(device_.data(), row_bytes, source, t.stride_bytes, row_bytes, size_t(rows), cudaMemcpyDeviceToDevice, stream_),
+              "copy weights");
       return;
     }
     read_rows(t, first, rows, host_.data());
@@ -71,7 +75,8 @@ class RowMover {
   void convert(gpu::ConvertParams params) {
     const uint64_t ctas = ceil_div(uint64_t(params.rows * params.destination_stride), gpu::kConvertThreads);
     void* arguments[] = {&params};
-    check(cudaLaunchKernel(gpu::convert_kernel(), dim3(unsigned(std::min<uint64_t>(ctas, 4096))), dim3(gpu::kConvertThreads), arguments, 0, stream_), "convert weights");
+    check(cudaLaunchKernel(gpu::convert_kernel(), dim3(unsigned(std::min<uint64_t>(ctas, 4096))), dim3(gpu::kConvertThreads), arguments, 0, stream_),
+          "convert weights");
   }
 
   const LoadPath& path_;
@@ -93,7 +98,7 @@ struct CommonLayout {
     inv_freq = place(uint64_t(c.rotary_dim / 2) * sizeof(float));
     grid = place(sizeof(gpu::GridState));
     qkv = place(uint64_t(qkv_size(c)) * sizeof(float));
-    partials = place(mul(uint64_t(c.n_heads), uint64_t(kv_splits), uint64_t(c.head_dim + 2), sizeof(float)));
+    partials = place(mul(uint64_t(c.n_heads), uint64_t(kv_splits), uint64_t(c.head_dim + gpu::kPartialTail), sizeof(float)));
     attention = place(uint64_t(c.hidden_size) * sizeof(float));
     activation = place(uint64_t(c.intermediate_size) * sizeof(float));
     end = at;
@@ -111,8 +116,8 @@ uint64_t CudaSlots::bytes(const cf_model_config& config, Slot first, Slot last) 
   return total;
 }
 
-CudaSlots::CudaSlots(const LoadPath& path, const cf_model_config& config, const std::vector<Tensor>& tensors, cf_dtype weight_dtype, Slot first, Slot last,
-                     cudaStream_t stream) {
+CudaSlots::CudaSlots(const LoadPath& path, const cf_model_config& config, const std::vector<Tensor>& tensors, cf_dtype weight_dtype, Slot first,
+                     Slot last, cudaStream_t stream) {
   const DeviceScope scope(&path.context, path.ordinal);
   cudaStreamCaptureStatus capturing;
   check_cuda(&path.context, cudaStreamIsCapturing(stream, &capturing), "look at the stream");
@@ -142,9 +147,7 @@ CudaSlots::CudaSlots(const LoadPath& path, const cf_model_config& config, const 
   }
 }
 
-gpu::Matrix CudaSlots::matrix(Slot slot) const {
-  return {at(slot), int32_t(gpu::chunks_of(shapes_[int(slot)].cols)), dtypes_[int(slot)]};
-}
+gpu::Matrix CudaSlots::matrix(Slot slot) const { return {at(slot), int32_t(gpu::chunks_of(shapes_[int(slot)].cols)), dtypes_[int(slot)]}; }
 
 CudaWeights::CudaWeights(const LoadPath& path, const cf_model_config& config, cf_dtype weight_dtype)
     : path_(path), config_(config), weight_dtype_(weight_dtype), layers_(size_t(config.n_layers)) {
@@ -155,12 +158,14 @@ CudaWeights::CudaWeights(const LoadPath& path, const cf_model_config& config, cf
   common_ = Buffer(path_.context.device_memory(), layout.end);
   const std::vector<float> frequencies = rope_frequencies(config);
   check(cudaMemsetAsync(common_.data(), 0, layout.end, path_.own_stream));
-  check(cudaMemcpyAsync(common_.as<std::byte>() + layout.inv_freq, frequencies.data(), frequencies.size() * sizeof(float), cudaMemcpyHostToDevice, path_.own_stream));
+  check(cudaMemcpyAsync(common_.as<std::byte>() + layout.inv_freq, frequencies.data(), frequencies.size() * sizeof(float), cudaMemcpyHostToDevice,
+                        path_.own_stream));
   check(cudaStreamSynchronize(path_.own_stream));
   const auto floats = [&](uint64_t offset) { return reinterpret_cast<float*>(common_.as<std::byte>() + offset); };
-  shape_ = {config.hidden_size, config.n_heads, config.n_kv_heads, config.rotary_dim, config.intermediate_size, config.norm, config.activation,
-            config.parallel_residual, kv_splits, float(config.norm_eps), floats(layout.inv_freq)};
-  workspace_ = {reinterpret_cast<gpu::GridState*>(floats(layout.grid)), floats(layout.qkv), floats(layout.partials), floats(layout.attention), floats(layout.activation)};
+  shape_ = {config.hidden_size, config.n_heads,           config.n_kv_heads, config.rotary_dim,      config.intermediate_size, config.norm,
+            config.activation,  config.parallel_residual, kv_splits,         float(config.norm_eps), floats(layout.inv_freq)};
+  workspace_ = {reinterpret_cast<gpu::GridState*>(floats(layout.grid)), floats(layout.qkv), floats(layout.partials), floats(layout.attention),
+                floats(layout.activation)};
 }
 
 uint64_t CudaWeights::bytes(const cf_model_config& config) {
@@ -201,9 +206,18 @@ uint64_t CudaWeights::allocated_bytes() const {
 
 gpu::LayerWeights CudaWeights::layer(int32_t i) const {
   const CudaSlots& l = layers_[size_t(i)];
-  return {l.matrix(Slot::kQkvWeight), l.matrix(Slot::kOWeight), l.matrix(Slot::kUpWeight), l.matrix(Slot::kDownWeight),
-          l.vector(Slot::kAttentionNormWeight), l.vector(Slot::kAttentionNormBias), l.vector(Slot::kMlpNormWeight), l.vector(Slot::kMlpNormBias),
-          l.vector(Slot::kQkvBias), l.vector(Slot::kOBias), l.vector(Slot::kUpBias), l.vector(Slot::kDownBias)};
+  return {l.matrix(Slot::kQkvWeight),
+          l.matrix(Slot::kOWeight),
+          l.matrix(Slot::kUpWeight),
+          l.matrix(Slot::kDownWeight),
+          l.vector(Slot::kAttentionNormWeight),
+          l.vector(Slot::kAttentionNormBias),
+          l.vector(Slot::kMlpNormWeight),
+          l.vector(Slot::kMlpNormBias),
+          l.vector(Slot::kQkvBias),
+          l.vector(Slot::kOBias),
+          l.vector(Slot::kUpBias),
+          l.vector(Slot::kDownBias)};
 }
 
 }  // namespace cf

@@ -1,0 +1,145 @@
+#!/usr/bin/env bash
+# Sets up, builds and tests everything, with one configuration per stage:
+#
+#   tests/run.sh                  all stages
+#   tests/run.sh release abi ...  only these, in this order
+#
+#   format    layout of the sources (clang-format 14)
+#   debug     gcc, -Og, assertions on; C, C++ and Python suites
+#   release   gcc, optimised; all suites, the library's ABI, programs outside the tree
+#   sanitize  clang, AddressSanitizer and UndefinedBehaviorSanitizer; C and C++ suites
+#   tsan      gcc, ThreadSanitizer; C and C++ suites
+#   cuda      the CUDA backend for every target, without register spills; the GPU suites are skipped where there is no GPU
+#   demo      examples/demo.sh
+#
+# Builds lie in build/, Python packages in .venv/. The last line is "N passed, N failed, N skipped", summed over the stages:
+# cases of the suites, and one for each build. Exits with 1 if anything failed.
+set -u -o pipefail
+cd "$(dirname "$0")/.." || exit 1
+. cmake/setup.sh
+
+all_stages="format debug release sanitize tsan cuda demo"
+logs=build/logs
+mkdir -p $logs
+passed=0 failed=0 skipped=0
+summary=()
+
+# count OUTCOME NAME: one check that is not a test of CTest's.
+count() {
+  case $1 in
+    passed) passed=$((passed + 1)) ;;
+    failed) failed=$((failed + 1)) && summary+=("FAILED: $2") && say "FAILED: $2" ;;
+    skipped) skipped=$((skipped + 1)) && say "skipped: $2" ;;
+  esac
+}
+
+# quietly LOG COMMAND...: its output goes to a log, and is shown if it fails.
+quietly() {
+  local log=$logs/$1.log
+  shift
+  "$@" > "$log" 2>&1 < /dev/null && return 0
+  tail -n 100 "$log"
+  return 1
+}
+
+# build PRESET
+build() {
+  local preset=$1
+  say "$preset: building in build/$preset"
+  if quietly "$preset-configure" cmake --preset "$preset" -DCMAKE_COMPILE_WARNING_AS_ERROR=ON && quietly "$preset-build" cmake --build --preset "$preset"; then
+    count passed "$preset: build"
+  else
+    count failed "$preset: build"
+    return 1
+  fi
+}
+
+# run_suites PRESET CTEST_OPTION...: under setarch -R where that is permitted, because the sanitizers of these compilers cannot
+# place their shadow memory under every kernel's address randomisation.
+run_suites() {
+  local preset=$1 report=$PWD/$logs/$1.xml fixed_addresses=() status=0 counts p f s
+  shift
+  setarch -R true 2> /dev/null && case $preset in sanitize | tsan) fixed_addresses=(setarch -R) ;; esac
+  say "$preset: running its suites"
+  rm -f "$report"
+  "${fixed_addresses[@]}" ctest --preset "$preset" --output-junit "$report" --test-output-size-passed 1000000 --test-output-size-failed 1000000 \
+    -j "$(nproc)" "$@" < /dev/null || status=1
+  if ! counts=$("$python" tests/count.py "$report"); then
+    count failed "$preset: no report of the suites"
+    return 1
+  fi
+  read -r p f s <<< "$counts"
+  passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+  [ "$f" -eq 0 ] || summary+=("FAILED: $preset: $f cases")
+  [ $status -eq 0 ] || [ "$f" -gt 0 ] || count failed "$preset: ctest"
+  say "$preset: $p passed, $f failed, $s skipped"
+}
+
+stage_format() {
+  command -v clang-format-14 > /dev/null || { count skipped "format: clang-format-14 is not installed"; return; }
+  say "format: checking the layout of the sources"
+  local sources
+  mapfile -t sources < <(find include src kernels examples tests bindings -type f \
+    \( -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) | sort)
+  if quietly format clang-format-14 --dry-run --Werror "${sources[@]}"; then
+    count passed format
+  else
+    count failed "format: clang-format-14 -i FILE lays a file out anew"
+  fi
+}
+
+stage_debug() { build debug && run_suites debug; }
+stage_release() {
+  find_nvcc
+  CUDACXX=$nvcc build release && run_suites release
+}
+
+stage_sanitize() {
+  local cc=gcc cxx=g++
+  if command -v clang++-14 > /dev/null; then cc=clang-14 cxx=clang++-14; fi
+  export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:check_initialization_order=1
+  export UBSAN_OPTIONS=print_stacktrace=1
+  CC=$cc CXX=$cxx build sanitize && run_suites sanitize
+}
+
+stage_tsan() { build tsan && TSAN_OPTIONS=halt_on_error=1 run_suites tsan; }
+
+stage_cuda() {
+  if ! need_nvcc; then
+    count failed "cuda: no CUDA compiler"
+    return
+  fi
+  say "cuda: using $nvcc"
+  CUDACXX=$nvcc build cuda && run_suites cuda -L 'gpu|abi' -E 'header|readme|add_subdirectory'
+}
+
+stage_demo() {
+  say "demo: examples/demo.sh"
+  if examples/demo.sh < /dev/null; then count passed demo; else count failed "demo: examples/demo.sh"; fi
+}
+
+finish() {
+  [ ${#summary[@]} -eq 0 ] || printf '%s\n' "${summary[@]}"
+  echo "$passed passed, $failed failed, $skipped skipped"
+  [ "$failed" -eq 0 ]
+  exit
+}
+
+stages=${*:-$all_stages}
+for stage in $stages; do
+  [[ " $all_stages " == *" $stage "* ]] || { complain "'$stage' is not a stage; there are: $all_stages"; exit 2; }
+done
+
+if ! need_packages cmake g++ ninja-build pkg-config binutils python3 python3-venv libhwy-dev nlohmann-json3-dev clang-14 libclang-rt-14-dev clang-format-14 ||
+  ! need_python tests/requirements.txt; then
+  count failed "set-up"
+  finish
+fi
+python=$venv/bin/python
+
+for stage in $stages; do
+  started=$SECONDS
+  "stage_$stage"
+  say "$stage took $((SECONDS - started)) s"
+done
+finish
