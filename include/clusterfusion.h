@@ -109,7 +109,7 @@ enum {
 CF_API const char* cf_status_name(cf_status status);
 
 /* Copies the sentence of the calling thread's last call that failed, NUL-terminated and cut to capacity bytes, into
- * buffer. *length_bytes (may be NULL) receives its whole length without the NUL. buffer may be NULL if capacity is 0.
+ * buffer. *length_bytes (may be NULL) receives its length without the NUL. Sentences are at most 1024 bytes long. buffer may be NULL if capacity is 0.
  * Stays until the thread's next failing call. Always CF_OK, unless buffer is NULL and capacity is not 0. */
 CF_API cf_status cf_last_error(char* buffer, size_t capacity_bytes, size_t* length_bytes);
 
@@ -152,7 +152,7 @@ CF_API cf_status cf_device_query(cf_device_kind kind, int32_t ordinal, cf_device
 /* A flag that one thread raises and long calls of other threads look at. May be shared by any number of calls. */
 typedef struct cf_cancellation cf_cancellation;
 CF_API cf_status cf_cancellation_create(cf_cancellation** cancellation);
-/* Raises the flag: calls that hold it stop at the next layer boundary (CPU), launch boundary (CUDA) or tensor (loading)
+/* Raises the flag: calls that hold it stop at the next layer boundary (CPU), launch boundary (CUDA) or layer (loading)
  * with CF_ERROR_CANCELLED, until cf_cancellation_reset. Safe from any thread and from a signal handler. */
 CF_API cf_status cf_cancellation_request(cf_cancellation* cancellation);
 CF_API cf_status cf_cancellation_reset(cf_cancellation* cancellation);
@@ -379,7 +379,8 @@ typedef struct cf_model_info {
   cf_dtype weight_dtype;   /* of the matrices; AUTO if they differ or none is loaded */
   uint64_t weights_bytes;  /* allocated for weights now */
   uint64_t parameters;     /* of the configuration; tied embeddings count once */
-  uint64_t fingerprint;    /* of configuration and weights; 0 until all are loaded. Two models with the same one give the same results */
+  uint64_t fingerprint;    /* of the configuration and a fixed sample of the weights as stored (every vector, 16 rows of every matrix): tells models
+                              and revisions apart, not single edited weights. 0 until all are loaded */
 } cf_model_info;
 
 CF_API cf_status cf_model_info_init(cf_model_info* info, size_t struct_size);
@@ -474,7 +475,7 @@ typedef struct cf_memory_estimate {
   uint64_t weights_bytes;      /* what a model of this configuration allocates once loaded */
   uint64_t load_staging_bytes; /* more, while loading */
   uint64_t page_bytes;         /* one KV page */
-  uint64_t kv_bytes;           /* pages for capacity_tokens */
+  uint64_t kv_bytes;           /* a private pool for capacity_tokens; 0 if session_options names a pool */
   uint64_t workspace_bytes;    /* a session's other memory */
 } cf_memory_estimate;
 
@@ -513,7 +514,7 @@ CF_API cf_status cf_session_set_sampler(cf_session* session, const cf_sampler_op
  * must be allowed. mask NULL with n_words 0 allows all again. Takes effect with the next step. */
 CF_API cf_status cf_session_set_allowed_tokens(cf_session* session, const uint32_t* mask, size_t n_words);
 /* The same sampler on the caller's own logits, in host memory: the token for `position` after `history` (n_history tokens).
- * mask may be NULL. CF_ERROR_NONFINITE_LOGITS, CF_ERROR_NO_TOKEN_ALLOWED. */
+ * mask may be NULL; one that allows nothing is invalid. CF_ERROR_NONFINITE_LOGITS; CF_ERROR_NO_TOKEN_ALLOWED if biases ban all that it allows. */
 CF_API cf_status cf_sample_logits(const cf_sampler_options* options, const uint32_t* mask, const float* logits, size_t vocab_size,
                                   const int32_t* history, size_t n_history, int64_t position, int32_t* token);
 

@@ -1,5 +1,7 @@
 #include "block.h"
 
+#include <algorithm>
+
 #include "error.h"
 #include "model.h"
 
@@ -22,27 +24,35 @@ void check_dtype(cf_dtype dtype, const char* name) {
   if (dtype < CF_DTYPE_F32 || dtype > CF_DTYPE_BF16) fail(CF_ERROR_INVALID_ARGUMENT, "options.", name, " is ", dtype, ", which is none");
 }
 
-// Strides in elements: whole vectors on CUDA, and no two heads or positions on top of each other.
+constexpr int64_t kMaxCapacity = int64_t{1} << 30, kMaxStride = int64_t{1} << 32;  // so that no product of theirs overflows
+
+// Strides in elements: whole vectors on CUDA, and no two heads, positions or pages on top of each other.
 void check_kv(const cf_model_config& c, const cf_block_options& o, size_t alignment) {
   check_dtype(o.kv_dtype, "kv_dtype");
   check_address(o.k_cache, alignment, "k_cache");
   check_address(o.v_cache, alignment, "v_cache");
   check_address(o.position, alignof(int32_t), "position");
   const int64_t unit = int64_t(alignment / dtype_bytes(o.kv_dtype));
-  auto check_stride = [&](int64_t stride, int64_t least, const char* name) {
-    if (stride < least || (unit && stride % unit))
-      fail(CF_ERROR_INVALID_ARGUMENT, "options.", name, " is ", stride, ", expected at least ", least, " and a multiple of ", unit ? unit : 1);
+  auto check_stride = [&](int64_t stride, int64_t least, int64_t most, const char* name) {
+    if (stride < least || stride > most || stride % unit)
+      fail(CF_ERROR_INVALID_ARGUMENT, "options.", name, " is ", stride, ", expected ", least, " to ", most, " and a multiple of ", unit);
   };
-  if (o.kv_capacity_tokens < 1) fail(CF_ERROR_INVALID_ARGUMENT, "options.kv_capacity_tokens is ", o.kv_capacity_tokens, ", expected at least 1");
-  check_stride(o.token_stride, c.head_dim, "token_stride");
-  check_stride(o.head_stride, c.n_kv_heads > 1 ? c.head_dim : 0, "head_stride");
-  if (o.page_table) {
-    check_address(o.page_table, alignof(int32_t), "page_table");
-    if (o.page_tokens < 1) fail(CF_ERROR_INVALID_ARGUMENT, "options.page_tokens is ", o.page_tokens, " with a page table, expected at least 1");
-    check_stride(o.page_stride, c.head_dim, "page_stride");
-  } else if (o.page_tokens || o.page_stride) {
+  if (o.kv_capacity_tokens < 1 || o.kv_capacity_tokens > kMaxCapacity)
+    fail(CF_ERROR_INVALID_ARGUMENT, "options.kv_capacity_tokens is ", o.kv_capacity_tokens, ", expected 1 to ", kMaxCapacity);
+  if (o.page_table && o.page_tokens < 1)
+    fail(CF_ERROR_INVALID_ARGUMENT, "options.page_tokens is ", o.page_tokens, " with a page table, expected at least 1");
+  if (!o.page_table && (o.page_tokens || o.page_stride))
     fail(CF_ERROR_INVALID_ARGUMENT, "options.page_tokens or page_stride is set without a page_table");
-  }
+  check_stride(o.token_stride, c.head_dim, kMaxStride, "token_stride");
+  check_stride(o.head_stride, c.n_kv_heads > 1 ? c.head_dim : 0, kMaxStride, "head_stride");
+  const int64_t tokens = o.page_table ? std::min<int64_t>(o.page_tokens, o.kv_capacity_tokens) : o.kv_capacity_tokens;
+  const int64_t heads_extent = (c.n_kv_heads - 1) * o.head_stride + c.head_dim, tokens_extent = (tokens - 1) * o.token_stride + c.head_dim;
+  if (tokens > 1 && c.n_kv_heads > 1 && o.token_stride < heads_extent && o.head_stride < tokens_extent)
+    fail(CF_ERROR_INVALID_ARGUMENT, "options.token_stride ", o.token_stride, " and head_stride ", o.head_stride,
+         " lay heads and positions over each other");
+  if (!o.page_table) return;
+  check_address(o.page_table, alignof(int32_t), "page_table");
+  check_stride(o.page_stride, heads_extent + tokens_extent - c.head_dim, kMaxStride << 10, "page_stride");
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #   tests/run.sh release abi ...  only these, in this order
 #
 #   format    layout of the sources (clang-format 14)
+#   tidy      clang-tidy 14 on the host code
 #   debug     gcc, -Og, assertions on; C, C++ and Python suites
 #   release   gcc, optimised; all suites, the library's ABI, programs outside the tree
 #   sanitize  clang, AddressSanitizer and UndefinedBehaviorSanitizer; C and C++ suites
@@ -18,7 +19,7 @@ set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 . cmake/setup.sh
 
-all_stages="format debug release sanitize tsan cuda demo"
+all_stages="format tidy debug release sanitize tsan cuda demo"
 logs=build/logs
 mkdir -p $logs
 passed=0 failed=0 skipped=0
@@ -88,6 +89,18 @@ stage_format() {
   fi
 }
 
+stage_tidy() {
+  command -v clang-tidy-14 > /dev/null || { count skipped "tidy: clang-tidy-14 is not installed"; return; }
+  say "tidy: clang-tidy on src"
+  # Reads how each file is compiled from build/debug.
+  if quietly tidy-configure cmake --preset debug -DCMAKE_COMPILE_WARNING_AS_ERROR=ON &&
+    quietly tidy bash -c 'printf "%s\n" src/*.cpp src/cpu/*.cpp | xargs -n 1 -P "$(nproc)" clang-tidy-14 -p build/debug --quiet'; then
+    count passed tidy
+  else
+    count failed tidy
+  fi
+}
+
 stage_debug() { build debug && run_suites debug; }
 stage_release() {
   find_nvcc
@@ -130,7 +143,7 @@ for stage in $stages; do
   [[ " $all_stages " == *" $stage "* ]] || { complain "'$stage' is not a stage; there are: $all_stages"; exit 2; }
 done
 
-if ! need_packages cmake g++ ninja-build pkg-config binutils python3 python3-venv libhwy-dev nlohmann-json3-dev clang-14 libclang-rt-14-dev clang-format-14 ||
+if ! need_packages cmake g++ ninja-build pkg-config binutils python3 python3-venv libhwy-dev nlohmann-json3-dev clang-14 libclang-rt-14-dev clang-format-14 clang-tidy-14 ||
   ! need_python tests/requirements.txt; then
   count failed "set-up"
   finish

@@ -177,12 +177,15 @@ static void test_contexts_have_their_own_last_errors(void) {
 
 /* Every struct of the interface, through code that does not know which one it is. */
 typedef cf_status (*init_fn)(void* value, size_t struct_size);
-#define EACH_STRUCT(X)                                                                                                                             \
-  X(cf_device_info)                                                                                                                                \
-  X(cf_context_options)                                                                                                                            \
-  X(cf_context_info) X(cf_model_config) X(cf_model_options) X(cf_tensor) X(cf_model_info) X(cf_kv_pool_options) X(cf_kv_pool_info)                 \
-      X(cf_session_options) X(cf_session_info) X(cf_memory_estimate) X(cf_sampler_options) X(cf_outputs) X(cf_tap) X(cf_step_options) X(cf_result) \
-          X(cf_graph_options) X(cf_graph_info) X(cf_block_options)
+/* clang-format off */
+#define EACH_STRUCT(X)                                                            \
+  X(cf_device_info) X(cf_context_options) X(cf_context_info) X(cf_model_config)   \
+  X(cf_model_options) X(cf_tensor) X(cf_model_info) X(cf_kv_pool_options)         \
+  X(cf_kv_pool_info) X(cf_session_options) X(cf_session_info)                     \
+  X(cf_memory_estimate) X(cf_sampler_options) X(cf_outputs) X(cf_tap)             \
+  X(cf_step_options) X(cf_result) X(cf_graph_options) X(cf_graph_info)            \
+  X(cf_block_options)
+/* clang-format on */
 #define WRAP(type) \
   static cf_status init_##type(void* value, size_t struct_size) { return type##_init((type*)value, struct_size); }
 EACH_STRUCT(WRAP)

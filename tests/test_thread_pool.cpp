@@ -2,6 +2,7 @@
 #include "unity.h"
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -99,13 +100,33 @@ static void test_pools_come_and_go(void) {
   }
 }
 
+// Tasks that go on only when all of them have begun: each needs a thread of its own.
 static void test_workers_that_have_gone_to_sleep_wake_up(void) {
   cf::ThreadPool pool(4);
   for (int i = 0; i < 20; i++) {
-    std::atomic<int> count{0};
+    std::atomic<int> begun{0}, alone{0};
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    pool.run(100, [&](int64_t) { count++; });
-    TEST_ASSERT_EQUAL_INT(100, count.load());
+    pool.run(4, [&](int64_t) {
+      begun++;
+      const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+      while (begun < 4 && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
+      alone += begun < 4;
+    });
+    TEST_ASSERT_EQUAL_INT(0, alone.load());
+  }
+}
+
+static void test_a_caller_waits_for_slow_workers(void) {
+  cf::ThreadPool pool(3);
+  const auto caller = std::this_thread::get_id();
+  for (int i = 0; i < 10; i++) {
+    std::atomic<int> finished{0};
+    pool.run(3, [&](int64_t) {
+      if (std::this_thread::get_id() != caller) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      else std::this_thread::sleep_for(std::chrono::milliseconds(1));  // leaves the others a task each
+      finished++;
+    });
+    TEST_ASSERT_EQUAL_INT(3, finished.load());
   }
 }
 
@@ -119,5 +140,6 @@ int main() {
   RUN_TEST(test_more_tasks_than_a_loop_can_count);
   RUN_TEST(test_pools_come_and_go);
   RUN_TEST(test_workers_that_have_gone_to_sleep_wake_up);
+  RUN_TEST(test_a_caller_waits_for_slow_workers);
   return UNITY_END();
 }

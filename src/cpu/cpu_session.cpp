@@ -173,13 +173,23 @@ void CpuSession::run_positions(const int32_t* tokens, int64_t n_tokens, bool eve
   }
 }
 
+namespace {
+// For calls whose progress does not count positions.
+Step without_report(const Step& step) {
+  Step quiet = step;
+  quiet.progress.report = nullptr;
+  return quiet;
+}
+}  // namespace
+
 void CpuSession::enqueue_prefill(const int32_t* tokens, int64_t n_tokens, const Step& step) { run_positions(tokens, n_tokens, false, step); }
 
-void CpuSession::enqueue_positions(const int32_t* tokens, int64_t n_tokens, const Step& step) { run_positions(tokens, n_tokens, true, step); }
+void CpuSession::enqueue_positions(const int32_t* tokens, int64_t n_tokens, const Step& step) {
+  run_positions(tokens, n_tokens, true, without_report(step));
+}
 
 void CpuSession::enqueue_steps(int64_t n_steps, int32_t first_token, const Step& step) {
-  Step one = step;  // progress counts steps, not positions
-  one.progress.report = nullptr;
+  const Step one = without_report(step);
   int32_t token = first_token;
   for (int64_t i = 0; i < n_steps; i++, token = CF_TOKEN_PENDING) {
     run_positions(&token, 1, true, one);

@@ -70,8 +70,8 @@ void ThreadPool::work() {
 }
 
 void ThreadPool::run_tasks(int64_t n_tasks, Call call, const void* body) {
-  std::unique_lock lock(in_use_, std::try_to_lock);
-  if (n_tasks <= 1 || n_tasks > int64_t(kTaskMask) || workers_.empty() || !lock) {
+  const bool alone = n_tasks <= 1 || n_tasks > int64_t(kTaskMask) || workers_.empty() || in_use_.test_and_set(std::memory_order_acquire);
+  if (alone) {
     for (int64_t task = 0; task < n_tasks; task++) call(body, task);
     return;
   }
@@ -81,6 +81,7 @@ void ThreadPool::run_tasks(int64_t n_tasks, Call call, const void* body) {
   loop_.notify_all();
   while (do_task()) {}
   for (int64_t done; (done = done_.load(std::memory_order_acquire)) < n_tasks;) wait_for_change(done_, done);
+  in_use_.clear(std::memory_order_release);
 }
 
 }  // namespace cf

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -32,7 +31,7 @@ class ThreadPool {
   void join();
 
   std::vector<std::thread> workers_;
-  std::mutex in_use_;
+  std::atomic_flag in_use_;  // not a mutex: a nested loop looks at it from the thread that holds it
   // The loop at hand. call_ and body_ are written before loop_ is, and stay until done_ has counted all its tasks: who has
   // taken a task from loop_ may read them. A worker that wakes late finds no task and holds nobody up.
   Call call_ = nullptr;

@@ -10,8 +10,6 @@ namespace cf {
 
 namespace {
 
-constexpr uint64_t kStagingBytes = 4 << 20;  // of each staging buffer; the longest possible row of 2^20 floats fits
-
 cf_dtype slot_dtype(Slot slot, cf_dtype matrix_dtype) { return is_matrix(slot) ? matrix_dtype : cf_dtype{CF_DTYPE_F32}; }
 
 // Elements from row to row.
@@ -29,14 +27,14 @@ class RowMover {
   RowMover(const LoadPath& path, cudaStream_t stream)
       : path_(path),
         stream_(stream),
-        host_(path.context.host_memory(), kStagingBytes),
-        device_(path.context.device_memory(), kStagingBytes + kAlignment) {
+        host_(path.context.host_memory(), kLoadStagingBytes),
+        device_(path.context.device_memory(), kLoadStagingBytes + kAlignment) {
     check(cudaMemsetAsync(overflowed(), 0, sizeof(uint32_t), stream_), "clear a flag");
   }
 
   void move(const Tensor& t, RowRun run, std::byte* destination, int64_t destination_stride, cf_dtype dtype) {
     const uint64_t row_bytes = mul(uint64_t(t.cols), dtype_bytes(t.dtype));
-    const int64_t piece = int64_t(std::max<uint64_t>(1, kStagingBytes / row_bytes));
+    const int64_t piece = int64_t(std::max<uint64_t>(1, kLoadStagingBytes / row_bytes));
     for (int64_t row = 0; row < run.count; row += piece) {
       const int64_t rows = std::min(piece, run.count - row);
       stage(t, run.source + row, rows, row_bytes);
@@ -54,7 +52,7 @@ class RowMover {
   }
 
  private:
-  uint32_t* overflowed() const { return reinterpret_cast<uint32_t*>(device_.as<std::byte>() + kStagingBytes); }
+  uint32_t* overflowed() const { return reinterpret_cast<uint32_t*>(device_.as<std::byte>() + kLoadStagingBytes); }
   void check(cudaError_t error, const char* doing) const { check_cuda(&path_.context, error, doing); }
 
   void stage(const Tensor& t, int64_t first, int64_t rows, uint64_t row_bytes) {
@@ -84,18 +82,17 @@ class RowMover {
   Buffer host_, device_;
 };
 
-// Sizes of the parts of CudaWeights::common_, in its order.
-struct CommonLayout {
-  uint64_t inv_freq, grid, qkv, partials, attention, activation, end;  // offsets in bytes
+// Offsets of the parts of a workspace, in bytes.
+struct WorkspaceLayout {
+  uint64_t grid, qkv, partials, attention, activation, end;
 
-  CommonLayout(const cf_model_config& c, int32_t kv_splits) {
+  WorkspaceLayout(const cf_model_config& c, int32_t kv_splits) {
     uint64_t at = 0;
     const auto place = [&](uint64_t bytes) {
       const uint64_t offset = at;
       at = add(at, round_up(bytes, kAlignment));
       return offset;
     };
-    inv_freq = place(uint64_t(c.rotary_dim / 2) * sizeof(float));
     grid = place(sizeof(gpu::GridState));
     qkv = place(uint64_t(qkv_size(c)) * sizeof(float));
     partials = place(mul(uint64_t(c.n_heads), uint64_t(kv_splits), uint64_t(c.head_dim + gpu::kPartialTail), sizeof(float)));
@@ -103,7 +100,15 @@ struct CommonLayout {
     activation = place(uint64_t(c.intermediate_size) * sizeof(float));
     end = at;
   }
+
+  gpu::Workspace in(void* memory) const {
+    const auto at = [&](uint64_t offset) { return static_cast<std::byte*>(memory) + offset; };
+    const auto floats = [&](uint64_t offset) { return reinterpret_cast<float*>(at(offset)); };
+    return {reinterpret_cast<gpu::GridState*>(at(grid)), floats(qkv), floats(partials), floats(attention), floats(activation)};
+  }
 };
+
+uint64_t frequency_bytes(const cf_model_config& c) { return round_up(uint64_t(c.rotary_dim / 2) * sizeof(float), kAlignment); }
 
 // Enough pieces to give most SMs of a large GPU one; from the model's shape alone, so that results do not depend on the GPU.
 int32_t kv_splits_of(const cf_model_config& c) { return std::clamp(128 / c.n_heads, 1, 16); }
@@ -152,25 +157,24 @@ gpu::Matrix CudaSlots::matrix(Slot slot) const { return {at(slot), int32_t(gpu::
 CudaWeights::CudaWeights(const LoadPath& path, const cf_model_config& config, cf_dtype weight_dtype)
     : path_(path), config_(config), weight_dtype_(weight_dtype), layers_(size_t(config.n_layers)) {
   const int32_t kv_splits = kv_splits_of(config);
-  const CommonLayout layout(config, kv_splits);
+  const WorkspaceLayout layout(config, kv_splits);
+  const std::vector<float> frequencies = rope_frequencies(config);
   const DeviceScope scope(&path_.context, path_.ordinal);
   const auto check = [&](cudaError_t error) { check_cuda(&path_.context, error, "prepare a model"); };
-  common_ = Buffer(path_.context.device_memory(), layout.end);
-  const std::vector<float> frequencies = rope_frequencies(config);
-  check(cudaMemsetAsync(common_.data(), 0, layout.end, path_.own_stream));
-  check(cudaMemcpyAsync(common_.as<std::byte>() + layout.inv_freq, frequencies.data(), frequencies.size() * sizeof(float), cudaMemcpyHostToDevice,
-                        path_.own_stream));
+  frequencies_ = Buffer(path_.context.device_memory(), frequency_bytes(config));
+  own_workspace_ = Buffer(path_.context.device_memory(), layout.end);
+  check(cudaMemcpyAsync(frequencies_.data(), frequencies.data(), frequencies.size() * sizeof(float), cudaMemcpyHostToDevice, path_.own_stream));
+  check(cudaMemsetAsync(own_workspace_.data(), 0, layout.end, path_.own_stream));
   check(cudaStreamSynchronize(path_.own_stream));
-  const auto floats = [&](uint64_t offset) { return reinterpret_cast<float*>(common_.as<std::byte>() + offset); };
+  workspace_ = layout.in(own_workspace_.data());
   shape_ = {config.hidden_size, config.n_heads,           config.n_kv_heads, config.rotary_dim,      config.intermediate_size, config.norm,
-            config.activation,  config.parallel_residual, kv_splits,         float(config.norm_eps), floats(layout.inv_freq)};
-  workspace_ = {reinterpret_cast<gpu::GridState*>(floats(layout.grid)), floats(layout.qkv), floats(layout.partials), floats(layout.attention),
-                floats(layout.activation)};
+            config.activation,  config.parallel_residual, kv_splits,         float(config.norm_eps), frequencies_.as<float>()};
 }
 
 uint64_t CudaWeights::bytes(const cf_model_config& config) {
   const uint64_t layers = mul(uint64_t(config.n_layers), CudaSlots::bytes(config, Slot{0}, Slot::kLayerSlots));
-  return add(layers, CudaSlots::bytes(config, Slot::kEmbedding, Slot::kEnd), CommonLayout(config, kv_splits_of(config)).end);
+  const uint64_t globals = CudaSlots::bytes(config, Slot::kEmbedding, Slot::kEnd);
+  return add(layers, globals, frequency_bytes(config), WorkspaceLayout(config, kv_splits_of(config)).end);
 }
 
 void CudaWeights::log_rounding(const std::vector<Tensor>& tensors) const {
@@ -199,7 +203,7 @@ void CudaWeights::load_globals(const std::vector<Tensor>& tensors, void* stream)
 }
 
 uint64_t CudaWeights::allocated_bytes() const {
-  uint64_t bytes = common_.size_bytes() + globals_.allocated_bytes();
+  uint64_t bytes = frequencies_.size_bytes() + own_workspace_.size_bytes() + globals_.allocated_bytes();
   for (const CudaSlots& layer : layers_) bytes += layer.allocated_bytes();
   return bytes;
 }

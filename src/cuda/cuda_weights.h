@@ -1,5 +1,5 @@
 // Weights on a CUDA device: matrices in F16 or BF16 with rows padded to 16 bytes, vectors in float. One allocation per layer, one
-// for the globals, and one for what block calls need besides.
+// for the globals, two small ones for what block calls need besides.
 #pragma once
 
 #include <vector>
@@ -18,6 +18,10 @@ constexpr cf_dtype cuda_kept_dtype(cf_dtype wanted, cf_dtype stored) {
   const cf_dtype kept = kept_dtype(wanted, stored);
   return kept == CF_DTYPE_F32 ? cf_dtype{CF_DTYPE_F16} : kept;
 }
+
+// Taken from the context's host memory, and again (and kAlignment more) from its device memory, while tensors are loaded. The longest
+// possible row, 2^20 floats, fits.
+constexpr uint64_t kLoadStagingBytes = 4 << 20;
 
 // Where weights pass through on their way to the device.
 struct LoadPath {
@@ -66,7 +70,7 @@ class CudaWeights : public Weights {
   const LoadPath path_;
   const cf_model_config config_;
   const cf_dtype weight_dtype_;
-  Buffer common_;  // shape_.inv_freq and workspace_ point into it
+  Buffer frequencies_, own_workspace_;  // what shape_.inv_freq and workspace_ point into
   gpu::BlockShape shape_ = {};
   gpu::Workspace workspace_ = {};
   std::vector<CudaSlots> layers_;
