@@ -501,6 +501,12 @@ static void test_arguments_that_are_wrong(void) {
   WITH_KV(o.token_stride = -KV, "token_stride");
   WITH_KV(o.head_stride = DIM - 1, "head_stride");
   WITH_KV(o.head_stride = -DIM, "head_stride");
+  WITH_KV((o.token_stride = KV, o.head_stride = KV), "over each other");
+  WITH_KV((o.token_stride = DIM, o.head_stride = DIM), "over each other");
+  WITH_KV((o.token_stride = DIM, o.head_stride = (CAPACITY - 1) * DIM), "over each other");
+  WITH_KV(o.token_stride = INT64_MAX / 2, "token_stride");
+  WITH_KV(o.kv_capacity_tokens = INT64_MAX, "kv_capacity_tokens");
+  WITH_KV((o.page_table = table, o.page_tokens = 16, o.page_stride = 16 * KV - 1), "page_stride");
   WITH_KV((o.page_table = table, o.page_stride = 16 * KV), "page_tokens");
   WITH_KV((o.page_table = table, o.page_stride = 0, o.page_tokens = 16), "page_stride");
   WITH_KV(o.page_tokens = 16, "without a page_table");

@@ -130,6 +130,11 @@ static void test_progress_counts_positions_and_steps(void) {
   TEST_ASSERT_EQUAL_INT(7, progress.calls);
   for (int i = 0; i < 7; i++) TEST_ASSERT_EQUAL_UINT64(i + 1, progress.done[i]);
   TEST_ASSERT_EQUAL_UINT64(7, progress.total);
+  options = step_with_progress(0, NULL);
+  OK(cf_session_truncate(session, 1));
+  OK(cf_decode_positions(session, prompt, 5, &options));
+  OK(cf_decode_batch(&session, 1, NULL, &options));
+  TEST_ASSERT_EQUAL_INT_MESSAGE(0, progress.calls, "short calls do not report");
   wait_ok(session);
   cf_session_destroy(session);
 }

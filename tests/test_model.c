@@ -947,6 +947,26 @@ static void test_estimates_that_cannot_be_made(void) {
   TEST_ASSERT_EQUAL_UINT64(0, estimate.weights_bytes);
 }
 
+static void test_estimate_of_a_session_in_a_pool(void) {
+  cf_model* model = make_model(context, &tiny);
+  cf_model_config config = describe_model(&tiny);
+  cf_memory_estimate estimate;
+  cf_session_options session;
+  cf_kv_pool_options options;
+  cf_kv_pool* pool = NULL;
+  OK(cf_kv_pool_options_init(&options, sizeof options));
+  options.capacity_tokens = 256;
+  OK(cf_kv_pool_create(model, &options, &pool));
+  OK(cf_session_options_init(&session, sizeof session));
+  session.pool = pool;
+  OK(cf_memory_estimate_init(&estimate, sizeof estimate));
+  OK(cf_model_estimate(context, &config, tiny.dtype, NULL, &session, &estimate));
+  TEST_ASSERT_EQUAL_UINT64_MESSAGE(0, estimate.kv_bytes, "the pool has them already");
+  TEST_ASSERT_GREATER_THAN(0, estimate.page_bytes);
+  cf_kv_pool_destroy(pool);
+  cf_model_destroy(model);
+}
+
 /* ---- Fingerprints ---- */
 
 static uint64_t fingerprint_of(const struct tiny_model* description, const struct tensor_list* list) {
@@ -1038,6 +1058,7 @@ int main(void) {
   RUN_TEST(test_a_cancelled_reload_keeps_the_old_weights);
   RUN_TEST(test_estimates_are_exact);
   RUN_TEST(test_estimates_that_cannot_be_made);
+  RUN_TEST(test_estimate_of_a_session_in_a_pool);
   RUN_TEST(test_fingerprints_of_equal_models_are_equal);
   RUN_TEST(test_fingerprints_tell_weights_apart);
   RUN_TEST(test_fingerprints_tell_configurations_apart);
