@@ -133,7 +133,7 @@ typedef struct cf_device_info {
   int32_t usable;               /* 1, or 0 with the reason in `reason` */
   int32_t compute_capability;   /* CUDA: major * 10 + minor; CPU: 0 */
   int32_t multiprocessors;      /* CUDA: SMs; CPU: hardware threads this process may use */
-  int32_t max_cluster_size;     /* CUDA: CTAs in the largest thread-block cluster, 1 without clusters; CPU: 1 */
+  int32_t max_cluster_size;     /* CUDA: CTAs in the largest portable thread-block cluster, 1 without clusters; CPU: 1 */
   cf_cpu_isa cpu_isa;           /* CPU: what CF_CPU_ISA_AUTO chooses; CUDA: 0 */
   uint64_t memory_bytes;        /* total; CPU: physical memory */
   uint64_t shared_memory_bytes; /* CUDA: the most a CTA may use; CPU: 0 */
@@ -366,7 +366,9 @@ CF_API cf_status cf_tensor_init(cf_tensor* tensor, size_t struct_size);
 
 /* Takes all tensors of one layer, in any order, each role that the configuration asks for exactly once: an array of
  * n_tensors descriptors that lie struct_size of the first apart. Everything is checked before anything is copied; on return the caller's memory is no
- * longer used. `stream` (CUDA, device memory): a cudaStream_t in whose order the tensors are ready; NULL otherwise.
+ * longer used. `stream` (CUDA): a cudaStream_t in whose order device tensors are ready,
+ * NULL being the legacy default stream; the call waits for it, so it must not be being captured. CPU: NULL. CF_ERROR_UNSUPPORTED
+ * for a value that the wanted F16 cannot hold.
  * Loading a layer again replaces it, all or nothing. CF_ERROR_BUSY while a step of this model is running. */
 CF_API cf_status cf_load_layer(cf_model* model, int32_t layer, const cf_tensor* tensors, size_t n_tensors, void* stream);
 /* The same for the tensors that belong to no layer: embedding, final norm, head. */
@@ -668,44 +670,59 @@ CF_API cf_status cf_graph_destroy(cf_graph* graph);
 
 /* One transformer block, or part of one, on a loaded layer with the caller's activations and KV. T rows are T consecutive
  * positions of one sequence (1 .. 64). All addresses are device-accessible and must stay valid until the stream has passed
- * the call; on CUDA the call only enqueues kernels, so it can be captured into a graph by the caller, and *position is read
- * when the kernels run, so a replay can go on at the next position. Only the layer itself has to be loaded. */
+ * the call; on CUDA the call only enqueues one kernel, so it can be captured into a graph by the caller, and *position is read
+ * when the kernel runs, so a replay can go on at the next position. Only the layer itself has to be loaded. Before a layer is
+ * loaded again, or the model reloaded or destroyed, enqueued block calls must have finished, and graphs that hold them must
+ * not be replayed any more.
+ * On CUDA activations and caches are aligned to 16 bytes, strides are multiples of 16 bytes. Keys and values are attended to
+ * as the cache holds them, the rows' own included; new_k and new_v are not rounded to kv_dtype. */
 typedef struct cf_block_options {
   uint32_t struct_size;
   int32_t n_rows;            /* T; more than 1 is CF_ERROR_UNSUPPORTED on CUDA for now */
   cf_dtype activation_dtype; /* of every activation below: F32 (default), F16 or BF16 */
-  cf_dtype kv_dtype;         /* F32, F16 or BF16; F32 on the CPU only */
+  cf_dtype kv_dtype;         /* F32, F16 or BF16; F32 on the CPU only (CF_ERROR_UNSUPPORTED on CUDA) */
   const void* hidden;        /* [T, H] input: the residual stream */
-  void* output;              /* [T, H] residual stream after the block (cf_block_forward, cf_block_mlp_down) */
+  void* output;              /* [T, H] residual stream after the block (cf_block_forward, cf_block_mlp_down); may be `hidden` */
   void* attention_output;    /* [T, H] after O and its bias, without the residual: written by cf_block_attention, read
-                                     by cf_block_mlp_down; may be NULL in cf_block_forward */
+                                by cf_block_mlp_down; may be NULL in cf_block_forward */
   void* mlp_activation;      /* [T, I] input of MLP-down: likewise */
   void* new_k;               /* [T, G, D] keys of these rows, after RoPE; may be NULL */
   void* new_v;               /* [T, G, D]; may be NULL */
   void* k_cache;             /* this layer's keys: element (position p, head g, d) is at
-                                     page(p) * page_stride + (p % page_tokens) * token_stride + g * head_stride + d */
+                                page(p) * page_stride + (p % page_tokens) * token_stride + g * head_stride + d */
   void* v_cache;             /* this layer's values, laid out alike; both are appended to at *position */
   int64_t token_stride;
   int64_t head_stride;
-  int64_t page_stride;       /* 0 without a page table */
-  const int32_t* page_table; /* [ceil(kv_capacity_tokens / page_tokens)] page(p) = page_table[p / page_tokens]; NULL: contiguous */
-  int32_t page_tokens;       /* 0 without a page table */
-  int32_t reserved;
+  int64_t page_stride;        /* 0 without a page table */
+  const int32_t* page_table;  /* [ceil(kv_capacity_tokens / page_tokens)] page(p) = page_table[p / page_tokens]; its entries are
+                                 trusted; NULL: contiguous */
+  int32_t page_tokens;        /* 0 without a page table */
+  int32_t advance;            /* 1: adds T to *position after success, when nothing reads it any more: for the last call of a step.
+                                 0 (default): only reads it */
   int64_t kv_capacity_tokens; /* positions that the cache has room for */
-  const int32_t* position;    /* position of row 0: cached positions before it are attended to */
-  cf_status* step_status;     /* if not CF_OK on entry the block does nothing; receives CF_ERROR_CACHE_FULL or
-                                     CF_ERROR_INVALID_ARGUMENT (negative position), and then nothing else is written */
+  int32_t* position;          /* position of row 0: cached positions before it are attended to */
+  cf_status* step_status;     /* if not CF_OK on entry the call does nothing; receives CF_ERROR_CACHE_FULL or
+                                 CF_ERROR_INVALID_ARGUMENT (negative position), and then nothing else is written; or
+                                 CF_ERROR_DEVICE_LOST (CUDA: a wait took longer than device_wait_limit_ms), and then the outputs and
+                                 the rows' places in the cache are undefined */
+  void* workspace;            /* CUDA: cf_block_workspace bytes of device memory, aligned to 128, zeroed before its first use. Calls that
+                                 share one must not overlap on the device: one per stream or captured graph is enough. Each call
+                                 leaves it ready for the next, except after CF_ERROR_DEVICE_LOST: zero it again. NULL: the model's
+                                 own, and then no two block calls of this model may overlap. CPU: NULL */
+  uint64_t workspace_bytes;   /* 0 with NULL */
   void* stream;               /* CUDA: cudaStream_t, NULL is the legacy default stream; CPU: NULL */
 } cf_block_options;
 
 CF_API cf_status cf_block_options_init(cf_block_options* options, size_t struct_size);
+/* Bytes of workspace that block calls of n_rows rows need; 0 on the CPU. */
+CF_API cf_status cf_block_workspace(const cf_model* model, int32_t n_rows, uint64_t* size_bytes);
 /* norm -> QKV -> RoPE -> KV append -> attention -> O -> norm -> MLP -> residuals. CF_ERROR_NOT_LOADED. */
 CF_API cf_status cf_block_forward(cf_model* model, int32_t layer, const cf_block_options* options);
 /* norm -> QKV -> RoPE -> KV append -> attention -> O, and norm -> MLP-up -> activation: all of the block but MLP-down and
  * the residuals. `output` is not used. */
 CF_API cf_status cf_block_attention(cf_model* model, int32_t layer, const cf_block_options* options);
-/* output = hidden + attention_output + MLP-down(mlp_activation): completes what cf_block_attention began. KV, position and
- * new_k, new_v are not used. */
+/* output = hidden + attention_output + MLP-down(mlp_activation): completes what cf_block_attention began, with F32 activations
+ * to the bits of cf_block_forward. KV, new_k and new_v are not used; position is used only to advance it. */
 CF_API cf_status cf_block_mlp_down(cf_model* model, int32_t layer, const cf_block_options* options);
 
 #ifdef __cplusplus

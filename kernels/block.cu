@@ -52,6 +52,8 @@ __global__ void __launch_bounds__(kBlockThreads, 1) block(const __grid_constant_
     if (stage > 0 && !grid_barrier(p, shared)) return;
     run_stage<D>(p, p.stages[stage], shared, memory);
   }
+  // Nobody reads it any more: the others read it before the first meeting, and a launch of one stage does not read it.
+  if (p.advance && blockIdx.x == 0 && threadIdx.x == 0) *p.advance += 1;
 }
 
 }  // namespace

@@ -89,6 +89,7 @@ struct BlockParams {
   BlockIo io;
   Workspace work;
   const int32_t* position;  // NULL if no stage needs it
+  int32_t* advance;         // the same address if this call is to add 1 to it, else NULL
   cf_status* status;
   uint64_t wait_limit_ns;  // of each meeting
   uint32_t stages[kMaxStages];

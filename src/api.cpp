@@ -95,6 +95,7 @@ void check_context_options(const cf_context_options& o) {
   if (o.cpu_isa < CF_CPU_ISA_AUTO || o.cpu_isa > CF_CPU_ISA_AVX512) fail(CF_ERROR_INVALID_ARGUMENT, "cpu_isa is ", o.cpu_isa, ", which is none");
   if (o.log_level < CF_LOG_NONE || o.log_level > CF_LOG_DEBUG) fail(CF_ERROR_INVALID_ARGUMENT, "log_level is ", o.log_level, ", which is none");
   if (!o.allocate != !o.free) fail(CF_ERROR_INVALID_ARGUMENT, "allocate and free must be set together");
+  if (o.device_wait_limit_ms < 1) fail(CF_ERROR_INVALID_ARGUMENT, "device_wait_limit_ms is 0, expected at least 1");
   if (o.reserved) fail(CF_ERROR_INVALID_ARGUMENT, "reserved is not 0");
 }
 
@@ -360,6 +361,7 @@ cf_status cf_model_estimate(const cf_context* context, const cf_model_config* co
     const cf_session_options o = resolve_session_options(backend, model, session, session.pool ? session.pool->impl.get() : nullptr);
     give(estimate, "estimate", [&](cf_memory_estimate& value) {
       value.weights_bytes = backend.weights_bytes(model, stored_dtype, wanted);
+      value.load_staging_bytes = backend.load_staging_bytes();
       value.page_bytes = KvPool::page_bytes(model, o.kv_dtype, o.page_tokens);
       if (!o.pool) value.kv_bytes = mul(value.page_bytes, ceil_div(uint64_t(o.capacity_tokens), uint64_t(o.page_tokens)));
       value.workspace_bytes = backend.workspace_bytes(model, o.capacity_tokens);
@@ -530,6 +532,14 @@ static cf_status block(cf_model* model, BlockPart part, int32_t layer, const cf_
   return on(model, "model", [&](Model& m) {
     check_pointer(options, "options");
     run_block(m, part, layer, take_struct(options, "options"));
+  });
+}
+
+cf_status cf_block_workspace(const cf_model* model, int32_t n_rows, uint64_t* size_bytes) {
+  return on(model, "model", [&](const Model& m) {
+    check_pointer(size_bytes, "size_bytes");
+    if (n_rows < 1 || n_rows > kMaxBlockRows) fail(CF_ERROR_INVALID_ARGUMENT, "n_rows is ", n_rows, ", expected 1 to ", kMaxBlockRows);
+    *size_bytes = m.context()->backend().block_workspace_bytes(m.config());
   });
 }
 

@@ -36,13 +36,19 @@ class Backend {
   virtual cf_dtype default_kv_dtype() const = 0;
   virtual void check_kv_dtype(cf_dtype kv_dtype) const = 0;  // F32, F16 or BF16
   virtual std::unique_ptr<Weights> create_weights(const cf_model_config& config, cf_dtype weight_dtype) = 0;
-  // Exact bytes that weights of this configuration will allocate.
+  // The dtype in which a matrix stored as `stored` is kept under option `wanted`.
+  virtual cf_dtype kept_dtype(cf_dtype wanted, cf_dtype stored) const = 0;
+  // Waits until device tensors that are ready in the order of this stream can be read.
+  virtual void wait_for(void* stream) const = 0;
+  // Exact bytes that weights of this configuration will allocate, and for the time of loading besides.
   virtual uint64_t weights_bytes(const cf_model_config& config, cf_dtype stored, cf_dtype weight_dtype) const = 0;
+  virtual uint64_t load_staging_bytes() const = 0;
   virtual uint64_t workspace_bytes(const cf_model_config& config, int64_t capacity_tokens) const = 0;
   // Copies rows of a tensor in this device's memory, or the host's, to the host.
   virtual RowReader row_reader() const = 0;
   // `options` are resolved: no AUTO, no 0 left where it means a default. May throw CF_ERROR_UNSUPPORTED.
   virtual std::unique_ptr<Session> create_session(std::shared_ptr<Model> model, const cf_session_options& options) = 0;
+  virtual uint64_t block_workspace_bytes(const cf_model_config& config) const = 0;
   // `options` passed the checks of block.cpp. CUDA: only enqueues.
   virtual void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& options) = 0;
 };

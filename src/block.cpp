@@ -9,8 +9,6 @@ namespace cf {
 
 namespace {
 
-constexpr int32_t kMaxRows = 64;
-
 void check_address(const void* address, size_t alignment, const char* name) {
   if (!address) fail(CF_ERROR_INVALID_ARGUMENT, "options.", name, " is NULL");
   if (reinterpret_cast<uintptr_t>(address) % alignment) fail(CF_ERROR_INVALID_ARGUMENT, "options.", name, " is not aligned to ", alignment, " bytes");
@@ -31,7 +29,6 @@ void check_kv(const cf_model_config& c, const cf_block_options& o, size_t alignm
   check_dtype(o.kv_dtype, "kv_dtype");
   check_address(o.k_cache, alignment, "k_cache");
   check_address(o.v_cache, alignment, "v_cache");
-  check_address(o.position, alignof(int32_t), "position");
   const int64_t unit = int64_t(alignment / dtype_bytes(o.kv_dtype));
   auto check_stride = [&](int64_t stride, int64_t least, int64_t most, const char* name) {
     if (stride < least || stride > most || stride % unit)
@@ -55,13 +52,24 @@ void check_kv(const cf_model_config& c, const cf_block_options& o, size_t alignm
   check_stride(o.page_stride, heads_extent + tokens_extent - c.head_dim, kMaxStride << 10, "page_stride");
 }
 
+void check_workspace(const cf_model_config& c, const Context& context, const cf_block_options& o) {
+  if (!o.workspace) {
+    if (o.workspace_bytes) fail(CF_ERROR_INVALID_ARGUMENT, "options.workspace is NULL but workspace_bytes is ", o.workspace_bytes);
+    return;
+  }
+  if (context.device_kind() == CF_DEVICE_CPU) fail(CF_ERROR_INVALID_ARGUMENT, "options.workspace must be NULL on the CPU");
+  check_address(o.workspace, kAlignment, "workspace");
+  const uint64_t needed = context.backend().block_workspace_bytes(c);
+  if (o.workspace_bytes < needed) fail(CF_ERROR_INVALID_ARGUMENT, "options.workspace_bytes is ", o.workspace_bytes, ", ", needed, " are needed");
+}
+
 }  // namespace
 
 void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& o) {
   const cf_model_config& c = model.config();
   const bool cuda = model.context()->device_kind() == CF_DEVICE_CUDA;
   if (layer < 0 || layer >= c.n_layers) fail(CF_ERROR_INVALID_ARGUMENT, "layer is ", layer, ", expected 0 to ", c.n_layers - 1);
-  if (o.n_rows < 1 || o.n_rows > kMaxRows) fail(CF_ERROR_INVALID_ARGUMENT, "options.n_rows is ", o.n_rows, ", expected 1 to ", kMaxRows);
+  if (o.n_rows < 1 || o.n_rows > kMaxBlockRows) fail(CF_ERROR_INVALID_ARGUMENT, "options.n_rows is ", o.n_rows, ", expected 1 to ", kMaxBlockRows);
   if (o.stream && !cuda) fail(CF_ERROR_INVALID_ARGUMENT, "options.stream must be NULL on the CPU");
   check_dtype(o.activation_dtype, "activation_dtype");
   const size_t alignment = cuda ? 16 : dtype_bytes(o.activation_dtype);
@@ -75,6 +83,9 @@ void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block
     check_address(o.attention_output, alignment, "attention_output");
     check_address(o.mlp_activation, alignment, "mlp_activation");
   }
+  if (o.advance != 0 && o.advance != 1) fail(CF_ERROR_INVALID_ARGUMENT, "options.advance is ", o.advance, ", expected 0 or 1");
+  if (part != BlockPart::kMlpDown || o.advance) check_address(o.position, alignof(int32_t), "position");
+  check_workspace(c, *model.context(), o);
   if (part != BlockPart::kMlpDown) {
     check_optional(o.new_k, alignment, "new_k");
     check_optional(o.new_v, alignment, "new_v");

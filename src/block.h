@@ -8,6 +8,8 @@ namespace cf {
 
 class Model;
 
+constexpr int32_t kMaxBlockRows = 64;
+
 // Throws what can be known from the arguments, then lets the backend run the block.
 void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& options);
 

@@ -33,14 +33,20 @@ cf_dtype Model::matrix_dtype(const std::vector<Tensor>& tensors) const {
   cf_dtype dtype = CF_DTYPE_AUTO;
   for (const Tensor& t : tensors) {
     if (!is_matrix(placement(config_, t.role).slot)) continue;
-    const cf_dtype kept = kept_dtype(weight_dtype_, t.dtype);
+    const cf_dtype kept = context_->backend().kept_dtype(weight_dtype_, t.dtype);
     if (dtype != CF_DTYPE_AUTO && kept != dtype) return CF_DTYPE_AUTO;
     dtype = kept;
   }
   return dtype;
 }
 
+// Before anything of them is read.
+void Model::wait_for(const std::vector<Tensor>& tensors, void* stream) const {
+  if (std::any_of(tensors.begin(), tensors.end(), [](const Tensor& t) { return t.memory == CF_MEMORY_DEVICE; })) context_->backend().wait_for(stream);
+}
+
 void Model::take_layer(Contents& contents, int32_t layer, const std::vector<Tensor>& tensors, void* stream) const {
+  wait_for(tensors, stream);
   const uint64_t fingerprint = fingerprint_tensors(tensors, context_->backend().row_reader());
   const cf_dtype dtype = matrix_dtype(tensors);
   contents.weights->load_layer(layer, tensors, stream);
@@ -49,6 +55,7 @@ void Model::take_layer(Contents& contents, int32_t layer, const std::vector<Tens
 }
 
 void Model::take_globals(Contents& contents, const std::vector<Tensor>& tensors, void* stream) const {
+  wait_for(tensors, stream);
   const uint64_t fingerprint = fingerprint_tensors(tensors, context_->backend().row_reader());
   const cf_dtype dtype = matrix_dtype(tensors);
   contents.weights->load_globals(tensors, stream);

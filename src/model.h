@@ -45,6 +45,7 @@ class Model {
   };
   Contents empty_contents() const;
   cf_dtype matrix_dtype(const std::vector<Tensor>& tensors) const;
+  void wait_for(const std::vector<Tensor>& tensors, void* stream) const;
   void take_layer(Contents& contents, int32_t layer, const std::vector<Tensor>& tensors, void* stream) const;
   void take_globals(Contents& contents, const std::vector<Tensor>& tensors, void* stream) const;
   Contents read_contents(const Checkpoint& checkpoint, const cf_model_options& options) const;

@@ -48,11 +48,15 @@ class CpuBackend : public Backend {
     return std::make_unique<CpuWeights>(context_.host_memory(), config, weight_dtype);
   }
   uint64_t weights_bytes(const cf_model_config& config, cf_dtype stored, cf_dtype weight_dtype) const override {
-    const cf_dtype kept = kept_dtype(weight_dtype, stored);
+    const cf_dtype kept = cf::kept_dtype(weight_dtype, stored);
     uint64_t bytes = SlotStorage::bytes(config, kept, Slot::kEmbedding, Slot::kEnd);
     for (int32_t layer = 0; layer < config.n_layers; layer++) bytes = add(bytes, SlotStorage::bytes(config, kept, Slot{0}, Slot::kLayerSlots));
     return bytes;
   }
+  cf_dtype kept_dtype(cf_dtype wanted, cf_dtype stored) const override { return cf::kept_dtype(wanted, stored); }
+  void wait_for(void*) const override {}
+  uint64_t load_staging_bytes() const override { return 0; }
+  uint64_t block_workspace_bytes(const cf_model_config&) const override { return 0; }
   uint64_t workspace_bytes(const cf_model_config& config, int64_t) const override { return Workspace::bytes(config, true); }
   RowReader row_reader() const override { return read_rows; }
 
@@ -101,9 +105,11 @@ void CpuBackend::run_block(const Model& model, BlockPart part, int32_t layer, co
     write_activations(w.attention, o.activation_dtype, hidden, o.attention_output);
     write_activations(w.activation, o.activation_dtype, activation, o.mlp_activation);
   }
-  if (part == BlockPart::kAttention) return;
-  forward.mlp_down_part(layer, rows, w);
-  write_activations(w.hidden, o.activation_dtype, hidden, o.output);
+  if (part != BlockPart::kAttention) {
+    forward.mlp_down_part(layer, rows, w);
+    write_activations(w.hidden, o.activation_dtype, hidden, o.output);
+  }
+  if (o.advance) *o.position += o.n_rows;
 }
 
 }  // namespace

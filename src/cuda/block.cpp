@@ -51,12 +51,13 @@ void launch_block(Context& context, const CudaWeights& weights, const cf_model_c
   gpu::BlockParams params = {};
   params.shape = weights.shape();
   params.weights = weights.layer(layer);
-  params.work = weights.workspace();
+  params.work = weights.workspace(o.workspace);
   params.io = {o.activation_dtype, o.hidden, o.output, o.attention_output, o.mlp_activation, o.new_k, o.new_v};
   if (!down_only) {
     params.kv = {o.k_cache, o.v_cache, o.token_stride, o.head_stride, o.page_stride, o.kv_capacity_tokens, o.page_table, o.page_tokens, o.kv_dtype};
     params.position = o.position;
   }
+  params.advance = o.advance ? o.position : nullptr;
   params.status = o.step_status;
   params.wait_limit_ns = uint64_t(wait_limit_ms) * 1'000'000;
   params.down_from_caller = down_only;

@@ -75,6 +75,14 @@ class CudaBackend : public Backend {
     return std::make_unique<CudaWeights>(LoadPath{context_, ordinal_, load_stream_}, config, weight_dtype);
   }
   uint64_t weights_bytes(const cf_model_config& config, cf_dtype, cf_dtype) const override { return CudaWeights::bytes(config); }
+  cf_dtype kept_dtype(cf_dtype wanted, cf_dtype stored) const override { return cuda_kept_dtype(wanted, stored); }
+  void wait_for(void* stream) const override {
+    const DeviceScope scope(&context_, ordinal_);
+    check_not_capturing(context_, static_cast<cudaStream_t>(stream));
+    check_cuda(&context_, cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "wait for the tensors");
+  }
+  uint64_t load_staging_bytes() const override { return 2 * kLoadStagingBytes + kAlignment; }  // host, and device
+  uint64_t block_workspace_bytes(const cf_model_config& config) const override { return CudaWeights::workspace_bytes(config); }
   uint64_t workspace_bytes(const cf_model_config&, int64_t) const override { return 0; }  // of a session, and there are none yet
   RowReader row_reader() const override { return read_device_rows; }
 

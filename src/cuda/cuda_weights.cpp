@@ -121,12 +121,16 @@ uint64_t CudaSlots::bytes(const cf_model_config& config, Slot first, Slot last) 
   return total;
 }
 
+void check_not_capturing(Context& context, cudaStream_t stream) {
+  cudaStreamCaptureStatus capturing;
+  check_cuda(&context, cudaStreamIsCapturing(stream, &capturing), "look at the stream");
+  if (capturing != cudaStreamCaptureStatusNone) fail(CF_ERROR_INVALID_ARGUMENT, "weights cannot be loaded on a stream that is being captured");
+}
+
 CudaSlots::CudaSlots(const LoadPath& path, const cf_model_config& config, const std::vector<Tensor>& tensors, cf_dtype weight_dtype, Slot first,
                      Slot last, cudaStream_t stream) {
   const DeviceScope scope(&path.context, path.ordinal);
-  cudaStreamCaptureStatus capturing;
-  check_cuda(&path.context, cudaStreamIsCapturing(stream, &capturing), "look at the stream");
-  if (capturing != cudaStreamCaptureStatusNone) fail(CF_ERROR_INVALID_ARGUMENT, "weights cannot be loaded on a stream that is being captured");
+  check_not_capturing(path.context, stream);
   uint64_t total = 0;
   for (int slot = int(first); slot < int(last); slot++) {
     shapes_[slot] = slot_shape(config, Slot(slot));
@@ -166,15 +170,20 @@ CudaWeights::CudaWeights(const LoadPath& path, const cf_model_config& config, cf
   check(cudaMemcpyAsync(frequencies_.data(), frequencies.data(), frequencies.size() * sizeof(float), cudaMemcpyHostToDevice, path_.own_stream));
   check(cudaMemsetAsync(own_workspace_.data(), 0, layout.end, path_.own_stream));
   check(cudaStreamSynchronize(path_.own_stream));
-  workspace_ = layout.in(own_workspace_.data());
   shape_ = {config.hidden_size, config.n_heads,           config.n_kv_heads, config.rotary_dim,      config.intermediate_size, config.norm,
             config.activation,  config.parallel_residual, kv_splits,         float(config.norm_eps), frequencies_.as<float>()};
 }
 
+gpu::Workspace CudaWeights::workspace(void* memory) const {
+  return WorkspaceLayout(config_, kv_splits_of(config_)).in(memory ? memory : own_workspace_.data());
+}
+
+uint64_t CudaWeights::workspace_bytes(const cf_model_config& config) { return WorkspaceLayout(config, kv_splits_of(config)).end; }
+
 uint64_t CudaWeights::bytes(const cf_model_config& config) {
   const uint64_t layers = mul(uint64_t(config.n_layers), CudaSlots::bytes(config, Slot{0}, Slot::kLayerSlots));
   const uint64_t globals = CudaSlots::bytes(config, Slot::kEmbedding, Slot::kEnd);
-  return add(layers, globals, frequency_bytes(config), WorkspaceLayout(config, kv_splits_of(config)).end);
+  return add(layers, globals, frequency_bytes(config), workspace_bytes(config));
 }
 
 void CudaWeights::log_rounding(const std::vector<Tensor>& tensors) const {

@@ -30,6 +30,8 @@ struct LoadPath {
   cudaStream_t own_stream;  // for tensors that the host has; those on the device are read in the order of the caller's stream
 };
 
+void check_not_capturing(Context& context, cudaStream_t stream);  // throws CF_ERROR_INVALID_ARGUMENT
+
 // The slots of a layer, or of the globals, in one buffer on the device.
 class CudaSlots {
  public:
@@ -62,7 +64,9 @@ class CudaWeights : public Weights {
 
   gpu::LayerWeights layer(int32_t i) const;
   const gpu::BlockShape& shape() const { return shape_; }
-  const gpu::Workspace& workspace() const { return workspace_; }  // one for all block calls of the model, which must not overlap
+  // In the caller's memory, or for NULL in the model's own: one for all block calls that were given none.
+  gpu::Workspace workspace(void* memory) const;
+  static uint64_t workspace_bytes(const cf_model_config& config);
 
  private:
   void log_rounding(const std::vector<Tensor>& tensors) const;
@@ -70,9 +74,9 @@ class CudaWeights : public Weights {
   const LoadPath path_;
   const cf_model_config config_;
   const cf_dtype weight_dtype_;
-  Buffer frequencies_, own_workspace_;  // what shape_.inv_freq and workspace_ point into
+  Buffer frequencies_;  // what shape_.inv_freq points to
+  Buffer own_workspace_;
   gpu::BlockShape shape_ = {};
-  gpu::Workspace workspace_ = {};
   std::vector<CudaSlots> layers_;
   CudaSlots globals_;
 };

@@ -179,7 +179,7 @@ class Cache:
 class Call:
     """Arguments of one block call and the memory they point to; run() may be called again and again."""
 
-    def __init__(self, model, hidden, cache, position, dtype, in_place=False):
+    def __init__(self, model, hidden, cache, position, dtype, in_place=False, own_workspace=False, advance=0):
         s, library, device = model.block.shape, model.library, model.block.device
         self.model, self.cache = model, cache
         sizes = {"output": (s.hidden_size,), "attention_output": (s.hidden_size,), "mlp_activation": (s.intermediate_size,),
@@ -193,9 +193,15 @@ class Call:
         self.options = library.struct(
             "cf_block_options", activation_dtype=getattr(library, DTYPES[dtype]), kv_dtype=getattr(library, DTYPES[cache.k.dtype]),
             hidden=self.hidden.data_ptr(), k_cache=cache.k.data_ptr(), v_cache=cache.v.data_ptr(), kv_capacity_tokens=CAPACITY,
-            position=self.position.data_ptr(),
+            position=self.position.data_ptr(), advance=advance,
             step_status=self.status.data_ptr(), page_table=cache.table.data_ptr() if cache.table is not None else None, **cache.strides,
             **{name: tensor.data_ptr() for name, tensor in self.out.items()})
+
+        if own_workspace:
+            size = ctypes.c_uint64()
+            library.call("cf_block_workspace", model.handle, 1, ctypes.byref(size))
+            self.workspace = torch.zeros(size.value, dtype=torch.uint8, device=device)
+            self.options.workspace, self.options.workspace_bytes = self.workspace.data_ptr(), size.value
 
     def run(self, call="cf_block_forward", layer=0):
         self.options.stream = torch.cuda.current_stream().cuda_stream if self.hidden.is_cuda else None
@@ -297,6 +303,15 @@ def ways_of_calling(name, model, others, hidden, k, v, kv_dtype):
     in_place = Call(model, hidden, cache, position, torch.float32, in_place=True)
     in_place.run()
     check(same(plain.out["output"], in_place.out["output"]), f"{name}: output in the place of hidden gives other bits")
+    apart = Call(model, hidden, cache, position, torch.float32, own_workspace=True)
+    apart.run()
+    check(all(same(plain.out[key], apart.out[key]) for key in OUTPUTS), f"{name}: a workspace of the caller's gives other bits")
+    moving = Call(model, hidden, cache, position, torch.float32, advance=1)
+    moving.options.advance = 0
+    moving.run("cf_block_attention")
+    moving.options.advance = 1
+    moving.run("cf_block_mlp_down")
+    check(int(moving.position) == position + 1 and same(plain.out["output"], moving.out["output"]), f"{name}: cf_block_mlp_down did not advance by one")
     again = Call(model, hidden, cache, position, torch.float32)
     differing = torch.zeros(1, dtype=torch.int64, device=device)
     for _ in range(REPEATS):
@@ -310,10 +325,11 @@ def statuses(name, model, hidden, k, v, kv_dtype):
     """A full cache and a negative position: nothing is written, the status says why and stays."""
     library, block = model.library, model.block
     for position, expected in ((CAPACITY, library.CF_ERROR_CACHE_FULL), (-1, library.CF_ERROR_INVALID_ARGUMENT)):
-        call = Call(model, hidden, Cache(block.shape, block.device, kv_dtype, k, v, 64, paged=True), position, torch.float32)
+        call = Call(model, hidden, Cache(block.shape, block.device, kv_dtype, k, v, 64, paged=True), position, torch.float32, advance=1)
         written = call.cache.n_written()
         call.run()
         check(int(call.status) == expected, f"{name}: position {position} gives status {int(call.status)}, expected {expected}")
+        check(int(call.position) == position, f"{name}: a failed call advanced")
         call.position.fill_(64)
         for part in ("cf_block_forward", "cf_block_attention", "cf_block_mlp_down"):
             call.run(part)
@@ -327,8 +343,10 @@ def statuses(name, model, hidden, k, v, kv_dtype):
 def replay(name, model, runtime, stream, hidden, k, v, kv_dtype):
     """A captured call is one kernel node; replayed at positions that advance on the device it gives the bits of direct calls."""
     block, first, steps = model.block, 60, 12
-    make = lambda: Call(model, hidden, Cache(block.shape, block.device, kv_dtype, k, v, first, paged=True), first, torch.float32)  # noqa: E731
-    direct, captured = make(), make()
+    def make(advance):
+        return Call(model, hidden, Cache(block.shape, block.device, kv_dtype, k, v, first, paged=True), first, torch.float32, own_workspace=True, advance=advance)
+
+    direct, captured = make(0), make(1)
     stream.synchronize()
     graph, types = runtime.capture(stream, captured.run)
     check(types == [0], f"{name}: captured node types {types}, expected one kernel")
@@ -341,7 +359,7 @@ def replay(name, model, runtime, stream, hidden, k, v, kv_dtype):
         check(all(same(direct.out[key], captured.out[key]) for key in OUTPUTS), f"{name}: replay {step} differs from a direct call")
         for call in (direct, captured):
             call.hidden.copy_((call.out["output"] / call.out["output"].std()))
-            call.position += 1
+        direct.position += 1
     check(same(direct.cache.k, captured.cache.k) and same(direct.cache.v, captured.cache.v), f"{name}: caches differ after replays")
     check(int(captured.position) == first + steps and int(captured.status) == 0, f"{name}: position or status after replays")
     return len(types)

@@ -154,11 +154,13 @@ static void run(cf_context* context, cf_model_config c, cf_dtype kv_dtype, int p
     CUDA(cudaMemcpyAsync(state, start, sizeof start, cudaMemcpyHostToDevice, stream));
     CF(cf_block_forward(model, 0, &o));
     CF(cf_block_attention(model, 0, &o));
+    o.advance = 1;
     CF(cf_block_mlp_down(model, 0, &o));
+    o.advance = 0;
     CUDA(cudaMemcpyAsync(end, state, sizeof end, cudaMemcpyDeviceToHost, stream));
     CUDA(cudaMemcpyAsync(hidden, o.output, h * sizeof *hidden, cudaMemcpyDeviceToHost, stream));
     CUDA(cudaStreamSynchronize(stream));
-    stop_if(end[0] != positions[i] || end[1] != CF_OK, "position or status");
+    stop_if(end[0] != positions[i] + 1 || end[1] != CF_OK, "position or status");
     for (size_t k = 0; k < h; k++) stop_if(!isfinite(hidden[k]), "a finite output");
   }
   free(hidden);
