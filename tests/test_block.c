@@ -401,6 +401,7 @@ static void expect_nothing_done(int32_t position, int32_t rows, cf_status before
     untouched = *cache;
     cf_block_options o = options_for(&one, cache);
     o.n_rows = rows;
+    o.advance = 1;
     OK(calls[i](model, 0, &o));
     TEST_ASSERT_EQUAL_INT32(after, one.status);
     TEST_ASSERT_EQUAL_INT32(position, one.position);
@@ -435,6 +436,35 @@ static void test_the_status_is_sticky(void) {
   TEST_ASSERT_EQUAL_INT32(CF_ERROR_NONFINITE_LOGITS, one.status);
   TEST_ASSERT_TRUE(is_poisoned(one.output, sizeof one.output));
   free(cache);
+}
+
+static void test_a_position_that_advances(void) {
+  struct cache* cache = make_cache();
+  fill_hidden(&one, 3, 5);
+  cf_block_options o = options_for(&one, cache);
+  o.advance = 1;
+  OK(cf_block_forward(model, 0, &o));
+  TEST_ASSERT_EQUAL_INT32(1, one.position);
+  o.n_rows = 3;
+  OK(cf_block_attention(model, 0, &o));
+  TEST_ASSERT_EQUAL_INT32(4, one.position);
+  OK(cf_block_mlp_down(model, 0, &o));
+  TEST_ASSERT_EQUAL_INT32(7, one.position);
+  o.advance = 0;
+  OK(cf_block_forward(model, 0, &o));
+  TEST_ASSERT_EQUAL_INT32(7, one.position);
+  TEST_ASSERT_EQUAL_INT32(CF_OK, one.status);
+  free(cache);
+}
+
+static void test_workspace_on_the_cpu(void) {
+  uint64_t bytes = 1;
+  OK(cf_block_workspace(model, 64, &bytes));
+  TEST_ASSERT_EQUAL_UINT64(0, bytes);
+  FAILS(CF_ERROR_INVALID_ARGUMENT, "n_rows", cf_block_workspace(model, 0, &bytes));
+  FAILS(CF_ERROR_INVALID_ARGUMENT, "n_rows", cf_block_workspace(model, 65, &bytes));
+  FAILS(CF_ERROR_INVALID_ARGUMENT, "size_bytes is NULL", cf_block_workspace(model, 1, NULL));
+  FAILS(CF_ERROR_INVALID_ARGUMENT, "model is NULL", cf_block_workspace(NULL, 1, &bytes));
 }
 
 static void test_the_cache_can_be_filled(void) {
@@ -501,6 +531,10 @@ static void test_arguments_that_are_wrong(void) {
   WITH_KV(o.token_stride = -KV, "token_stride");
   WITH_KV(o.head_stride = DIM - 1, "head_stride");
   WITH_KV(o.head_stride = -DIM, "head_stride");
+  ALL(o.advance = 2, "advance");
+  ALL(o.workspace = odd, "workspace must be NULL");
+  ALL(o.workspace_bytes = 64, "workspace is NULL");
+  WITH(down_call, (o.advance = 1, o.position = NULL), "position is NULL");
   WITH_KV((o.token_stride = KV, o.head_stride = KV), "over each other");
   WITH_KV((o.token_stride = DIM, o.head_stride = DIM), "over each other");
   WITH_KV((o.token_stride = DIM, o.head_stride = (CAPACITY - 1) * DIM), "over each other");
@@ -574,6 +608,8 @@ int main(void) {
   RUN_TEST(test_a_position_beyond_the_cache);
   RUN_TEST(test_a_negative_position);
   RUN_TEST(test_the_status_is_sticky);
+  RUN_TEST(test_a_position_that_advances);
+  RUN_TEST(test_workspace_on_the_cpu);
   RUN_TEST(test_the_cache_can_be_filled);
   RUN_TEST(test_arguments_that_are_wrong);
   RUN_TEST(test_options_of_a_newer_caller);
