@@ -153,7 +153,8 @@ CF_API cf_status cf_device_query(cf_device_kind kind, int32_t ordinal, cf_device
 typedef struct cf_cancellation cf_cancellation;
 CF_API cf_status cf_cancellation_create(cf_cancellation** cancellation);
 /* Raises the flag: calls that hold it stop at the next layer boundary (CPU), launch boundary (CUDA) or layer (loading)
- * with CF_ERROR_CANCELLED, until cf_cancellation_reset. Safe from any thread and from a signal handler. */
+ * with CF_ERROR_CANCELLED, until cf_cancellation_reset. Safe from any thread and from a signal
+ * handler; leaves cf_last_error as it is. */
 CF_API cf_status cf_cancellation_request(cf_cancellation* cancellation);
 CF_API cf_status cf_cancellation_reset(cf_cancellation* cancellation);
 /* Must not be called while a call that was given it is running. */
@@ -307,7 +308,7 @@ CF_API cf_status cf_model_load(cf_context* context, const char* directory, const
 
 /* Replaces every weight of a loaded model by those of another directory with the same configuration (for instance another
  * revision), all or nothing: both copies exist during the call. Sessions keep their KV, which belongs to the old weights:
- * truncate them to 0. CF_ERROR_MISMATCH if the configuration differs, CF_ERROR_BUSY while a step of this model is running. */
+ * truncate them to 0. CF_ERROR_MISMATCH if the configuration differs, CF_ERROR_BUSY while another call uses this model. */
 CF_API cf_status cf_model_reload(cf_model* model, const char* directory, const cf_model_options* options);
 
 /* An empty model, to be filled by cf_load_layer and cf_load_globals. CF_ERROR_UNSUPPORTED for a shape that the
@@ -369,7 +370,7 @@ CF_API cf_status cf_tensor_init(cf_tensor* tensor, size_t struct_size);
  * longer used. `stream` (CUDA): a cudaStream_t in whose order device tensors are ready,
  * NULL being the legacy default stream; the call waits for it, so it must not be being captured. CPU: NULL. CF_ERROR_UNSUPPORTED
  * for a value that the wanted F16 cannot hold.
- * Loading a layer again replaces it, all or nothing. CF_ERROR_BUSY while a step of this model is running. */
+ * Loading a layer again replaces it, all or nothing. CF_ERROR_BUSY while another call uses this model. */
 CF_API cf_status cf_load_layer(cf_model* model, int32_t layer, const cf_tensor* tensors, size_t n_tensors, void* stream);
 /* The same for the tensors that belong to no layer: embedding, final norm, head. */
 CF_API cf_status cf_load_globals(cf_model* model, const cf_tensor* tensors, size_t n_tensors, void* stream);
@@ -540,7 +541,7 @@ typedef struct cf_outputs {
   const int32_t* targets; /* [rows], token to score at each row, -1: none. Host memory, read before the call returns */
   float* target_logprobs; /* [rows] log-probability of the target, 0 where it is -1 */
   int32_t* row_tokens;    /* [rows] token sampled after each row; in a prefill only after the last, -1 elsewhere. Needs `sample` */
-  cf_status* row_status;  /* [rows] CF_OK, or why the row failed */
+  cf_status* row_status;  /* [rows] CF_OK, or why the row failed; where a step is all or nothing, rows that did not fail keep CF_OK */
 } cf_outputs;
 
 CF_API cf_status cf_outputs_init(cf_outputs* outputs, size_t struct_size);

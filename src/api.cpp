@@ -85,6 +85,11 @@ cf_status unsupported(Handle* handle, const char* name, const char* what) {
   });
 }
 
+void check_directory(const char* directory) {
+  check_pointer(directory, "directory");
+  if (!*directory) fail(CF_ERROR_INVALID_ARGUMENT, "directory is empty");
+}
+
 void check_context_options(const cf_context_options& o) {
   if (o.device_kind != CF_DEVICE_CPU && o.device_kind != CF_DEVICE_CUDA)
     fail(CF_ERROR_INVALID_ARGUMENT, "device_kind is ", o.device_kind, ", which is none");
@@ -288,7 +293,7 @@ cf_status cf_context_last_error(const cf_context* context, char* buffer, size_t 
 
 cf_status cf_model_config_read(const char* directory, cf_model_config* config) {
   return guarded(nullptr, [&] {
-    check_pointer(directory, "directory");
+    check_directory(directory);
     check_pointer(config, "config");
     give_struct(read_config(directory), config, "config");
   });
@@ -297,12 +302,10 @@ cf_status cf_model_config_read(const char* directory, cf_model_config* config) {
 cf_status cf_model_load(cf_context* context, const char* directory, const cf_model_options* options, cf_model** model) {
   return guarded(context_of(context), [&] {
     check_pointer(context, "context");
-    check_pointer(directory, "directory");
+    check_directory(directory);
     check_pointer(model, "model");
     const cf_model_options o = take_model_options(options);
     const Checkpoint checkpoint = open_checkpoint(directory);
-    for (const std::string& name : checkpoint.unused)
-      context->impl->log().write(CF_LOG_INFO, "skipped tensor '", name, "', which the model does not use");
     auto loaded = std::make_shared<Model>(context->impl, checkpoint.config, o.weight_dtype);
     loaded->load(checkpoint, o);
     *model = new cf_model{std::move(loaded)};
@@ -311,7 +314,7 @@ cf_status cf_model_load(cf_context* context, const char* directory, const cf_mod
 
 cf_status cf_model_reload(cf_model* model, const char* directory, const cf_model_options* options) {
   return on(model, "model", [&](Model& m) {
-    check_pointer(directory, "directory");
+    check_directory(directory);
     const cf_model_options o = take_model_options(options);
     if (o.weight_dtype != CF_DTYPE_AUTO && o.weight_dtype != m.weight_dtype())
       fail(CF_ERROR_MISMATCH, "options.weight_dtype differs from what the model was made with");
@@ -448,7 +451,11 @@ cf_status cf_prefill(cf_session* session, const int32_t* tokens, size_t n_tokens
 }
 
 cf_status cf_decode_step(cf_session* session, int32_t token, const cf_step_options* options) {
-  return on(session, "session", [&](Session& s) { s.decode_steps(1, token, take_struct(options, "options")); });
+  return on(session, "session", [&](Session& s) {
+    cf_step_options o = take_struct(options, "options");
+    o.progress = nullptr;  // for calls of many steps
+    s.decode_steps(1, token, o);
+  });
 }
 
 cf_status cf_decode_steps(cf_session* session, int64_t n_steps, const cf_step_options* options) {
@@ -462,6 +469,7 @@ cf_status cf_decode_positions(cf_session* session, const int32_t* tokens, size_t
 cf_status cf_decode_batch(cf_session* const* sessions, size_t n_sessions, const int32_t* tokens, const cf_step_options* options) {
   return guarded(sessions && n_sessions ? context_of(sessions[0]) : nullptr, [&] {
     check_pointer(sessions, "sessions");
+    if (n_sessions < 1 || n_sessions > size_t(kMaxRows)) fail(CF_ERROR_INVALID_ARGUMENT, "n_sessions is ", n_sessions, ", expected 1 to ", kMaxRows);
     std::vector<Session*> list;
     for (size_t i = 0; i < n_sessions; i++) {
       check_pointer(sessions[i], "one of sessions");

@@ -180,6 +180,30 @@ std::vector<Tensor> take_tensors(const std::string& path, const cf_model_config&
   return taken;
 }
 
+// A model with tied embeddings may still come with a head. A copy is skipped; one that differs means something else to old and
+// new versions of transformers, so it is refused.
+void check_tied_head(const Family& family, const Tensor& embedding, const StoredTensors& stored) {
+  for (const TensorName& name : family.global_tensors) {
+    const auto at = name.role == CF_ROLE_HEAD ? stored.find(name.name) : stored.end();
+    if (at == stored.end()) continue;
+    const auto& [entry, file, used] = at->second;
+    const uint64_t bytes = entry.end - entry.begin;
+    constexpr uint64_t kPieceBytes = 1 << 20;
+    std::vector<char> head(kPieceBytes), same(kPieceBytes);
+    bool equal = std::string_view(dtype_name(embedding.dtype)) == entry.dtype &&
+                 entry.shape == std::vector<uint64_t>{uint64_t(embedding.rows), uint64_t(embedding.cols)};
+    for (uint64_t done = 0; equal && done < bytes; done += kPieceBytes) {
+      const uint64_t piece = std::min(kPieceBytes, bytes - done);
+      file->read(entry.begin + done, head.data(), piece);
+      embedding.file->read(embedding.offset_bytes + done, same.data(), piece);
+      equal = std::equal(head.begin(), head.begin() + int64_t(piece), same.begin());
+    }
+    if (!equal)
+      fail(CF_ERROR_UNSUPPORTED, file->path(), ": tensor ", quote(entry.name),
+           " differs from the embedding although config.json says tie_word_embeddings; set it to false, or remove the tensor");
+  }
+}
+
 }  // namespace
 
 Checkpoint open_checkpoint(const std::string& directory) {
@@ -197,6 +221,10 @@ Checkpoint open_checkpoint(const std::string& directory) {
     check_global_tensors(config, checkpoint.globals, CF_ERROR_INVALID_FILE);
   } catch (Error& error) {
     fail(error.status, path, ": ", error.message);
+  }
+  if (config.tied_embeddings) {
+    const auto is_embedding = [](const Tensor& t) { return t.role == CF_ROLE_EMBEDDING; };
+    check_tied_head(family, *std::find_if(checkpoint.globals.begin(), checkpoint.globals.end(), is_embedding), stored);
   }
   for (const auto& [name, tensor] : stored)
     if (!tensor.used) checkpoint.unused.push_back(printable(name));

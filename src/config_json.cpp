@@ -100,14 +100,17 @@ double agreed(const ConfigFields& fields, std::initializer_list<Source> sources,
   return value.value_or(fallback);
 }
 
-void read_scaling(const ConfigFields& scaling, const std::string& type, cf_model_config& config) {
+void read_scaling(const ConfigFields& fields, const ConfigFields& scaling, const std::string& type, cf_model_config& config) {
   if (type == "default") return;
   if (type != "llama3") scaling.unsupported("rope_type ", quote(type), " is not supported, only 'default' and 'llama3'");
   config.rope_scaling = CF_ROPE_SCALING_LLAMA3;
   config.rope_factor = scaling.positive("factor");
   config.rope_low_freq_factor = scaling.positive("low_freq_factor");
   config.rope_high_freq_factor = scaling.positive("high_freq_factor");
-  config.rope_original_max_position = scaling.size("original_max_position_embeddings", config.max_position_embeddings);
+  const char* const original = "original_max_position_embeddings";  // transformers reads it at the top, too
+  config.rope_original_max_position = scaling.size(original, fields.size(original, config.max_position_embeddings));
+  if (fields.has(original) && fields.size(original) != config.rope_original_max_position)
+    fields.invalid(original, " (", fields.size(original), ") contradicts the one of the rope scaling (", config.rope_original_max_position, ")");
 }
 
 int32_t read_token(const ConfigFields& fields, const char* key, const Json& value, const cf_model_config& config) {
@@ -142,6 +145,7 @@ void check_architecture(const ConfigFields& fields, const Family& family) {
   const Json* list = fields.find("architectures");
   if (!list) return;
   if (!list->array()) fields.invalid("architectures is ", list->kind(), ", expected an array of strings");
+  if (list->array()->empty()) return;
   std::string named;
   for (const Json& name : *list->array()) {
     if (!name.string()) fields.invalid("architectures holds ", name.kind(), ", expected strings");
@@ -174,10 +178,14 @@ void read_rope(const ConfigFields& fields, const char* theta_alias, const char* 
   if (!(config.rope_theta > 0))
     fields.invalid(fields.has("rope_theta") || !theta_alias || inner ? "rope_theta" : theta_alias, " is ", config.rope_theta,
                    ", expected a number above 0");
-  if (inner) read_scaling(*inner, inner->string("rope_type", inner->string("type", "default").c_str()), config);
+  if (inner) read_scaling(fields, *inner, inner->string("rope_type", inner->string("type", "default").c_str()), config);
 
   const double partial =
       agreed(fields, {{inner, "partial_rotary_factor"}, {&fields, "partial_rotary_factor"}, {&fields, partial_alias}}, partial_fallback);
+  // transformers does not look at it where the family has a name of its own for it.
+  const char* const own = "partial_rotary_factor";
+  if (partial_alias && fields.has(own) && !fields.has(partial_alias) && !(inner && inner->has(own)) && partial != partial_fallback)
+    fields.unsupported(own, " of ", partial, " is not read here by transformers; give ", partial_alias);
   const char* partial_key = partial_alias && fields.has(partial_alias) ? partial_alias : "partial_rotary_factor";
   if (!(partial > 0 && partial <= 1))
     fields.invalid(partial_key, " is ", partial, ", expected a number above 0 and at most 1 (the rotary dimensions of a head)");

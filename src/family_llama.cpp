@@ -10,7 +10,7 @@ void read_llama(const ConfigFields& fields, cf_model_config& config) {
   config.norm = CF_NORM_RMS;
   config.norm_eps = fields.positive("rms_norm_eps", 1e-6);
   const std::string activation = fields.string("hidden_act", "silu");
-  if (activation != "silu") fields.unsupported("hidden_act ", quote(activation), " is not supported, only 'silu'");
+  if (activation != "silu" && activation != "swish") fields.unsupported("hidden_act ", quote(activation), " is not supported, only 'silu'");
   config.activation = CF_ACTIVATION_SWIGLU;
   config.attention_bias = fields.flag("attention_bias", false);  // of q, k, v and o alike
   config.mlp_bias = fields.flag("mlp_bias", false);

@@ -18,6 +18,9 @@ void check_token(int32_t token, int64_t vocab_size, const char* what) {
   if (token < 0 || token >= vocab_size) fail(CF_ERROR_INVALID_ARGUMENT, what, " ", token, " is outside the vocabulary of ", vocab_size);
 }
 
+// Only a ban is infinite: what overflows stays the least or the most likely.
+float finite(float logit) { return std::clamp(logit, -std::numeric_limits<float>::max(), std::numeric_limits<float>::max()); }
+
 // Standard Gumbel noise for one token at one position.
 double gumbel(uint64_t seed, int64_t position, int32_t token) {
   const auto words =
@@ -49,6 +52,8 @@ Sampler::Sampler(const cf_sampler_options& o, int64_t vocab_size) {
   std::sort(biases_.begin(), biases_.end(), [](Bias a, Bias b) { return a.token < b.token; });
   for (size_t i = 1; i < biases_.size(); i++)
     if (biases_[i].token == biases_[i - 1].token) fail(CF_ERROR_INVALID_ARGUMENT, "logit_bias_tokens has token ", biases_[i].token, " twice");
+  if (o.n_stop_tokens > size_t(vocab_size))
+    fail(CF_ERROR_INVALID_ARGUMENT, "n_stop_tokens is ", o.n_stop_tokens, ", more than the vocabulary has tokens");
   for (size_t i = 0; i < o.n_stop_tokens; i++) {
     check_token(o.stop_tokens[i], vocab_size, "stop_tokens:");
     stops_.push_back(o.stop_tokens[i]);
@@ -80,12 +85,12 @@ void Sampler::adjust(const int32_t* history, int64_t n_history, std::vector<floa
       const size_t token = size_t(history[i]);
       if (seen[token]) continue;
       seen[token] = true;
-      logits[token] = logits[token] < 0 ? logits[token] * repetition_penalty_ : logits[token] / repetition_penalty_;
+      logits[token] = finite(logits[token] < 0 ? logits[token] * repetition_penalty_ : logits[token] / repetition_penalty_);
     }
   }
-  for (Bias bias : biases_) {  // a ban holds for a logit that the penalty took to infinity, too
+  for (Bias bias : biases_) {
     float& logit = logits[size_t(bias.token)];
-    logit = bias.value == kBanned ? kBanned : logit + bias.value;
+    logit = bias.value == kBanned ? kBanned : finite(logit + bias.value);
   }
   if (!allowed_.empty())
     for (size_t token = 0; token < logits.size(); token++)

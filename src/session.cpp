@@ -11,7 +11,6 @@ namespace cf {
 namespace {
 
 constexpr int64_t kMaxCapacity = int64_t{1} << 31;  // positions fit the int32_t of the device side
-constexpr int64_t kMaxRows = 64;
 
 std::shared_ptr<KvPool> pool_for(const std::shared_ptr<Model>& model, const cf_session_options& o) {
   if (o.pool) return o.pool->impl;
@@ -129,8 +128,6 @@ void Session::decode_positions(const int32_t* tokens, size_t n_tokens, const cf_
 }
 
 void Session::decode_batch(const std::vector<Session*>& sessions, const int32_t* tokens, const cf_step_options& options) {
-  if (sessions.empty() || sessions.size() > size_t(kMaxRows))
-    fail(CF_ERROR_INVALID_ARGUMENT, "n_sessions is ", sessions.size(), ", expected 1 to ", kMaxRows);
   std::vector<std::unique_ptr<InCall>> guards;
   for (size_t i = 0; i < sessions.size(); i++) {
     if (sessions[i]->model_ != sessions[0]->model_) fail(CF_ERROR_INVALID_ARGUMENT, "sessions[", i, "] is of another model than sessions[0]");

@@ -13,6 +13,8 @@
 
 namespace cf {
 
+constexpr int64_t kMaxRows = 64;  // of cf_decode_positions and cf_decode_batch
+
 // A step's options, checked.
 struct Step {
   bool sample;

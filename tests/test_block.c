@@ -438,6 +438,17 @@ static void test_the_status_is_sticky(void) {
   free(cache);
 }
 
+static void test_a_cached_key_that_is_not_a_number(void) {
+  struct cache* cache = make_cache();
+  fill_hidden(&one, 4, 5);
+  forward(&one, cache, 0, 3);
+  cache->k[0] = NAN;
+  fill_hidden(&one, 1, 6);
+  forward(&one, cache, 3, 1);
+  for (int i = 0; i < HIDDEN; i++) TEST_ASSERT_TRUE(isnan(one.output[i]));
+  free(cache);
+}
+
 static void test_a_position_that_advances(void) {
   struct cache* cache = make_cache();
   fill_hidden(&one, 3, 5);
@@ -608,6 +619,7 @@ int main(void) {
   RUN_TEST(test_a_position_beyond_the_cache);
   RUN_TEST(test_a_negative_position);
   RUN_TEST(test_the_status_is_sticky);
+  RUN_TEST(test_a_cached_key_that_is_not_a_number);
   RUN_TEST(test_a_position_that_advances);
   RUN_TEST(test_workspace_on_the_cpu);
   RUN_TEST(test_the_cache_can_be_filled);

@@ -463,6 +463,23 @@ static void test_tied_model_ignores_a_head(void) {
   TEST_ASSERT_EQUAL_UINT64(without, load_info(dir, "a copy as head").fingerprint);
 }
 
+/* Old versions of transformers tie all the same, new ones do not. */
+static void test_tied_model_with_another_head(void) {
+  const uint64_t wrong_shape[2] = {95, 64};
+  neox.tied_embeddings = 1;
+  start_with(&neox);
+  const struct file_tensor embedding = *find_tensor(&tensors, "gpt_neox.embed_in.weight");
+  struct file_tensor* head =
+      add_tensor(&tensors, "lm_head.weight", embedding.dtype, embedding.rank, embedding.shape, embedding.bytes, embedding.data);
+  ((unsigned char*)head->data)[embedding.bytes - 1] ^= 1;
+  write_weights(dir, &tensors, 1);
+  expect_load(dir, CF_ERROR_UNSUPPORTED, "'lm_head.weight' differs from the embedding", "one bit");
+  remove_tensor(&tensors, "lm_head.weight");
+  add_tensor(&tensors, "embed_out.weight", embedding.dtype, 2, wrong_shape, 95 * 64 * 4, NULL);
+  write_weights(dir, &tensors, 1);
+  expect_load(dir, CF_ERROR_UNSUPPORTED, "'embed_out.weight' differs from the embedding", "shape");
+}
+
 static void test_layers_beyond_the_configuration_are_unused(void) {
   llama.n_layers = 3;
   start_with(&llama);
@@ -537,6 +554,7 @@ int main(void) {
   RUN_TEST(test_mixed_dtypes);
   RUN_TEST(test_head_twice);
   RUN_TEST(test_tied_model_ignores_a_head);
+  RUN_TEST(test_tied_model_with_another_head);
   RUN_TEST(test_layers_beyond_the_configuration_are_unused);
   RUN_TEST(test_half_conversions_of_the_writer);
   RUN_TEST(test_writer_is_deterministic);

@@ -219,7 +219,7 @@ static void test_llama_defaults(void) {
 static void test_null_counts_as_absent(void) {
   const cf_model_config a = read_ok(llama_base, NULL);
   const cf_model_config b =
-      read_ok(llama_base, MEMBERS({"architectures", "null"}, {"head_dim", "null"}, {"num_key_value_heads", "null"}, {"rope_scaling", "null"},
+      read_ok(llama_base, MEMBERS({"architectures", "[]"}, {"head_dim", "null"}, {"num_key_value_heads", "null"}, {"rope_scaling", "null"},
                                   {"rope_parameters", "null"}, {"rope_theta", "null"}, {"attention_bias", "null"}, {"mlp_bias", "null"},
                                   {"tie_word_embeddings", "null"}, {"max_position_embeddings", "null"}, {"hidden_act", "null"},
                                   {"rms_norm_eps", "null"}, {"quantization_config", "null"}));
@@ -370,7 +370,6 @@ static void test_unsupported_architecture(void) {
       {"architectures", "[\"LlamaForSequenceClassification\"]", CF_ERROR_UNSUPPORTED, "'LlamaForSequenceClassification'"},
       {"architectures", "[\"LlamaModel\"]", CF_ERROR_UNSUPPORTED, "'LlamaModel'"},
       {"architectures", "[\"GPTNeoXForCausalLM\"]", CF_ERROR_UNSUPPORTED, "'GPTNeoXForCausalLM'"},
-      {"architectures", "[]", CF_ERROR_UNSUPPORTED, "architecture"},
       {"architectures", "\"LlamaForCausalLM\"", CF_ERROR_INVALID_FILE, "architectures is a string"},
       {"architectures", "[1]", CF_ERROR_INVALID_FILE, "architectures holds"},
   };
@@ -496,6 +495,18 @@ static void test_theta(void) {
     expect_refusal(llama_base, MEMBERS({"rope_theta", values[i]}), CF_ERROR_INVALID_FILE, is_json ? "rope_theta" : "not valid JSON");
     expect_refusal(llama_base, MEMBERS({"rope_parameters", nested}), CF_ERROR_INVALID_FILE, is_json ? "rope_theta" : "not valid JSON");
   }
+}
+
+/* What transformers reads from another place than it is written in. */
+static void test_keys_in_another_place(void) {
+  expect_refusal(neox_base, MEMBERS({"partial_rotary_factor", "1.0"}), CF_ERROR_UNSUPPORTED, "rotary_pct");
+  TEST_ASSERT_EQUAL_INT(2048 / 4, read_ok(llama_base, MEMBERS({"original_max_position_embeddings", "512"},
+                                                              {"rope_scaling", "{\"rope_type\": \"llama3\", " FREQUENCIES "}"}))
+                                      .rope_original_max_position);
+  expect_refusal(llama_base,
+                 MEMBERS({"original_max_position_embeddings", "256"},
+                         {"rope_scaling", "{\"rope_type\": \"llama3\", " FREQUENCIES ", \"original_max_position_embeddings\": 512}"}),
+                 CF_ERROR_INVALID_FILE, "contradict");
 }
 
 static void test_contradictions(void) {
@@ -676,7 +687,7 @@ static void test_config_is_missing(void) {
   cf_model_config_init(&config, sizeof config);
   expect_status(CF_ERROR_IO, "config.json", cf_model_config_read(dir, &config), "empty folder");
   expect_status(CF_ERROR_IO, "config.json", cf_model_config_read(path_in(dir, "nowhere"), &config), "no folder");
-  expect_status(CF_ERROR_IO, "config.json", cf_model_config_read("", &config), "empty path");
+  expect_status(CF_ERROR_INVALID_ARGUMENT, "directory is empty", cf_model_config_read("", &config), "empty path");
 }
 
 static void test_config_is_no_regular_file(void) {
@@ -720,6 +731,7 @@ int main(void) {
   RUN_TEST(test_rotary_dimensions);
   RUN_TEST(test_eps);
   RUN_TEST(test_theta);
+  RUN_TEST(test_keys_in_another_place);
   RUN_TEST(test_contradictions);
   RUN_TEST(test_llama3_rope_is_broken);
   RUN_TEST(test_flags);

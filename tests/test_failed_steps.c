@@ -134,6 +134,7 @@ static void test_progress_counts_positions_and_steps(void) {
   OK(cf_session_truncate(session, 1));
   OK(cf_decode_positions(session, prompt, 5, &options));
   OK(cf_decode_batch(&session, 1, NULL, &options));
+  OK(cf_decode_step(session, CF_TOKEN_PENDING, &options));
   TEST_ASSERT_EQUAL_INT_MESSAGE(0, progress.calls, "short calls do not report");
   wait_ok(session);
   cf_session_destroy(session);

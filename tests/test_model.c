@@ -744,6 +744,10 @@ static void test_reload_refuses_another_configuration(void) {
   other.rope_theta *= 2;
   write_checkpoint(dir, &other);
   FAILS(CF_ERROR_MISMATCH, "configuration", cf_model_reload(refusal.model, dir, NULL));
+  other = tiny;
+  other.max_position_embeddings *= 2;
+  write_checkpoint(dir, &other);
+  FAILS(CF_ERROR_MISMATCH, "configuration", cf_model_reload(refusal.model, dir, NULL));
   write_revision(2);
   const cf_model_options f16 = options_for(CF_DTYPE_F16);
   FAILS(CF_ERROR_MISMATCH, "weight_dtype", cf_model_reload(refusal.model, dir, &f16));

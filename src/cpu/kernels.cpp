@@ -119,6 +119,9 @@ void token_addresses(const T* base, const KvView& kv, int64_t head, int64_t firs
   }
 }
 
+// The larger of two, or NaN once either is: a score that is not a number must show in the result.
+HWY_INLINE float max_or_nan(float a, float b) { return b > a || b != b ? b : a; }
+
 // Softmax(q K) V with a running maximum (Milakov and Gimelshein, 2018), block by block.
 template <class T>
 void attend_of(const AttendArgs& a) {
@@ -137,10 +140,10 @@ void attend_of(const AttendArgs& a) {
     for (int64_t i = 0; i < n; i++) {
       dot_tile<1, 1>(keys[i], a.q, dim, &weights[i]);
       weights[i] *= a.scale;
-      block_most = std::max(block_most, weights[i]);
+      block_most = max_or_nan(block_most, weights[i]);
     }
     std::fill(weights + n, weights + kBlock, -INFINITY);
-    const float now = std::max(most, block_most);
+    const float now = max_or_nan(most, block_most);
     const Vec shrink = hn::Exp(d, hn::Set(d, most - now));  // exp(-inf) = 0 before the first block
     total = hn::Mul(total, shrink);
     for (int64_t i = 0; i < kBlock; i += lanes) {

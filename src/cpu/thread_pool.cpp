@@ -1,5 +1,11 @@
 #include "cpu/thread_pool.h"
 
+#include <csignal>
+#include <exception>
+#include <string>
+
+#include "error.h"
+
 namespace cf {
 
 namespace {
@@ -34,12 +40,19 @@ void wait_for_change(const std::atomic<T>& value, T old) {
 }  // namespace
 
 ThreadPool::ThreadPool(int32_t threads) {
+  sigset_t all, before;  // workers inherit a full mask: the host program's signals are for its own threads
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, &before);
+  std::string error;
   try {
     for (int32_t i = 1; i < threads; i++) workers_.emplace_back([this] { work(); });
-  } catch (...) {
-    join();
-    throw;
+  } catch (const std::exception& e) {
+    error = e.what();
   }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (error.empty()) return;
+  join();
+  fail(CF_ERROR_OUT_OF_MEMORY, "could not start ", threads, " threads (cpu_threads): ", error);
 }
 
 ThreadPool::~ThreadPool() { join(); }
