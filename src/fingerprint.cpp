@@ -25,6 +25,14 @@ void add_config(Fingerprint& f, const cf_model_config& c) {
   for (double v : {c.norm_eps, c.rope_theta, c.rope_factor, c.rope_low_freq_factor, c.rope_high_freq_factor}) f.add(&v, sizeof v);
 }
 
+bool same_config(const cf_model_config& a, const cf_model_config& b) {
+  Fingerprint of_a, of_b;
+  add_config(of_a, a);
+  add_config(of_b, b);
+  return of_a.value() == of_b.value() && a.max_position_embeddings == b.max_position_embeddings && a.bos_token == b.bos_token &&
+         a.n_eos_tokens == b.n_eos_tokens && std::equal(a.eos_tokens, a.eos_tokens + a.n_eos_tokens, b.eos_tokens);
+}
+
 uint64_t fingerprint_tensors(const std::vector<Tensor>& tensors, RowReader read) {
   constexpr int64_t kSamples = 16;
   uint64_t sum = 0;  // of the tensors' own fingerprints: order does not matter

@@ -23,7 +23,8 @@ class Fingerprint {
 // `read` copies rows of a tensor to host memory (Tensor may live on a device).
 using RowReader = void (*)(const Tensor& tensor, int64_t first, int64_t count, void* dst);
 
-void add_config(Fingerprint& fingerprint, const cf_model_config& config);
+void add_config(Fingerprint& fingerprint, const cf_model_config& config);  // what decides results: not the context or special tokens
+bool same_config(const cf_model_config& a, const cf_model_config& b);      // in every field
 // Independent of the order of the tensors. Samples at most 16 rows of each.
 uint64_t fingerprint_tensors(const std::vector<Tensor>& tensors, RowReader read);
 

@@ -1,7 +1,6 @@
 #include "model.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "cancellation.h"
 #include "checkpoint.h"
@@ -106,8 +105,7 @@ Model::Contents Model::read_contents(const Checkpoint& checkpoint, const cf_mode
 
 void Model::load(const Checkpoint& checkpoint, const cf_model_options& options) {
   for (const std::string& name : checkpoint.unused) context_->log().write(CF_LOG_INFO, "skipped tensor '", name, "', which the model does not use");
-  static_assert(sizeof config_ == 160, "no padding between its fields");
-  if (std::memcmp(&config_, &checkpoint.config, sizeof config_)) fail(CF_ERROR_MISMATCH, "the directory's configuration differs from the model's");
+  if (!same_config(config_, checkpoint.config)) fail(CF_ERROR_MISMATCH, "the directory's configuration differs from the model's");
   auto lock = lock_for_loading();
   contents_ = read_contents(checkpoint, options);
 }
