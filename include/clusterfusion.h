@@ -415,7 +415,7 @@ typedef struct cf_kv_pool_info {
   int32_t page_tokens;
   int32_t reserved;
   int64_t n_pages;
-  int64_t n_pages_free;   /* neither held nor reserved */
+  int64_t n_pages_free;   /* neither held nor reserved; a page that is shared with a session that reserved it counts as both */
   int64_t n_pages_shared; /* held by more than one session */
   uint64_t page_bytes;
   uint64_t allocated_bytes;
@@ -546,7 +546,12 @@ typedef struct cf_outputs {
 
 CF_API cf_status cf_outputs_init(cf_outputs* outputs, size_t struct_size);
 
-typedef int32_t cf_tap_point; /* T is the number of rows */
+/* A look into a block, or a hand in it. T is all rows of the step: of a prefill all its positions, whatever cf_outputs.rows says;
+ * of cf_decode_batch one per session, in which a session that failed before the step has nothing read or written; of several
+ * steps in a call one, which holds the values of the last (a write acts on each of them). Taps act as the step comes by their
+ * place, those at one place in the order given. Keys and values are made of what was written. What a failed or cancelled step has
+ * read is undefined. */
+typedef int32_t cf_tap_point;
 enum {
   CF_TAP_BLOCK_INPUT = 1,     /* [T, H] residual stream before the block */
   CF_TAP_BLOCK_OUTPUT = 2,    /* [T, H] residual stream after the block */
@@ -573,7 +578,7 @@ typedef struct cf_step_options {
   int32_t sample;      /* 1 (default): sample a token after the last position; 0: leave none pending (for the first
                               calls of a prompt given in pieces) */
   cf_outputs* outputs; /* NULL: none */
-  const cf_tap* taps;  /* n_taps descriptors that lie struct_size of the first apart; not supported yet */
+  const cf_tap* taps;  /* n_taps descriptors (at most 65536) that lie struct_size of the first apart; may be NULL if n_taps is 0 */
   size_t n_taps;
   cf_progress_fn progress; /* cf_prefill, cf_decode_steps; may be NULL */
   void* progress_user;
@@ -627,15 +632,26 @@ CF_API cf_status cf_session_tokens(const cf_session* session, int64_t from, int3
  * there becomes the pending one. Pages no longer needed return to the pool, unless reserved. CF_ERROR_BUSY while work is
  * unfinished. */
 CF_API cf_status cf_session_truncate(cf_session* session, int64_t position);
-/* A new session with the first `position` positions of this one, whose whole pages they share until one of them writes.
- * options: as for cf_session_create; pool must be NULL or the parent's. Not supported yet. */
+/* A new session with the first `position` positions of this one (0 .. the present one), as if it had never gone further: the
+ * token that stood there, or this session's pending one, is its pending token; sampler and mask are this one's, a failed status is
+ * not. The two share pages until one of them writes to a page that both hold, and takes a copy. options: as for
+ * cf_session_create; the fork always lives in this session's pool, so pool must be NULL or that one, and page_tokens and kv_dtype
+ * are not used. With `reserve` the copies are provided for; without it a step that needs one may find the pool full.
+ * CF_ERROR_CACHE_FULL if the pool cannot give what is to be reserved, or keep what is to be shared: a private pool has only room
+ * for a fork if its session was created with reserve 0. */
 CF_API cf_status cf_session_fork(cf_session* session, int64_t position, const cf_session_options* options, cf_session** fork);
 
-/* Writes tokens, KV, sampler and position, with a format version, a checksum and the model's fingerprint, into buffer.
- * *size_bytes receives what is needed; buffer NULL only asks. A saved session moves between CPU and CUDA. Not supported yet. */
+/* Writes tokens, KV, sampler, mask and position, with a format version, a checksum and the model's fingerprint, into buffer.
+ * *size_bytes receives what is needed, also with CF_ERROR_BUFFER_TOO_SMALL; buffer NULL only asks. A saved session moves between
+ * CPU and CUDA. The same state in pages of the same size gives the same bytes, however the session came to it. */
 CF_API cf_status cf_session_save(cf_session* session, void* buffer, size_t capacity_bytes, size_t* size_bytes);
+/* The same bytes into a file: all of them, or an older file stays. They are written to PATH.partial first, which must not exist.
+ * CF_ERROR_IO. */
 CF_API cf_status cf_session_save_file(cf_session* session, const char* path);
-/* CF_ERROR_INVALID_FILE: not a saved session, or damaged. CF_ERROR_MISMATCH: of another model. Not supported yet. */
+/* A session that goes on where the saved one was. options: as for cf_session_create, except that kv_dtype AUTO is the saved one
+ * in a private pool. With the same kv_dtype it gives the same bits, with any page_tokens; keys and values of another dtype are
+ * converted. CF_ERROR_INVALID_FILE: not a saved session, of another version, or damaged. CF_ERROR_MISMATCH: of another model or
+ * other weights. CF_ERROR_INVALID_ARGUMENT: more positions than the capacity. CF_ERROR_CACHE_FULL, CF_ERROR_NOT_LOADED, CF_ERROR_IO. */
 CF_API cf_status cf_session_restore(cf_model* model, const cf_session_options* options, const void* buffer, size_t size_bytes, cf_session** session);
 CF_API cf_status cf_session_restore_file(cf_model* model, const cf_session_options* options, const char* path, cf_session** session);
 

@@ -11,6 +11,7 @@
 #include "config_json.h"
 #include "handles.h"
 #include "model_config.h"
+#include "session_file.h"
 #include "structs.h"
 
 using namespace cf;
@@ -148,6 +149,28 @@ std::vector<Tensor> take_tensors(const cf_tensor* array, size_t n, const void* s
     tensors.push_back(std::move(out));
   }
   return tensors;
+}
+
+// A session's options as given, for a model whose weights are all there.
+cf_session_options take_session_options(const Model& model, const cf_session_options* options) {
+  const cf_session_options o = take_struct(options, "options");
+  if (o.pool && o.pool->model.get() != &model) fail(CF_ERROR_INVALID_ARGUMENT, "options.pool belongs to another model");
+  auto lock = model.lock_for_step();
+  model.check_loaded();
+  if (o.capacity_tokens > model.config().max_position_embeddings)
+    model.context()->log().write(CF_LOG_WARNING, "a capacity of ", o.capacity_tokens,
+                                 " positions exceeds the checkpoint's max_position_embeddings of ", model.config().max_position_embeddings);
+  return o;
+}
+
+// A session made from a saved one: the checks of cf_session_create, then `restore`.
+template <class Restore>
+cf_status restored(cf_model* model, const cf_session_options* options, cf_session** session, Restore restore) {
+  return on(model, "model", [&](Model& m) {
+    check_pointer(session, "session");
+    const cf_session_options o = take_session_options(m, options);
+    *session = new cf_session{restore(o)};
+  });
 }
 
 }  // namespace
@@ -396,18 +419,10 @@ cf_status cf_kv_pool_query(const cf_kv_pool* pool, cf_kv_pool_info* info) {
 cf_status cf_session_create(cf_model* model, const cf_session_options* options, cf_session** session) {
   return on(model, "model", [&](Model& m) {
     check_pointer(session, "session");
-    const cf_session_options given = take_struct(options, "options");
-    if (given.pool && given.pool->model != model->impl) fail(CF_ERROR_INVALID_ARGUMENT, "options.pool belongs to another model");
+    const cf_session_options o = take_session_options(m, options);
     Backend& backend = m.context()->backend();
-    const cf_session_options o = resolve_session_options(backend, m.config(), given, given.pool ? given.pool->impl.get() : nullptr);
-    {
-      auto lock = m.lock_for_step();
-      m.check_loaded();
-    }
-    if (o.capacity_tokens > m.config().max_position_embeddings)
-      m.context()->log().write(CF_LOG_WARNING, "a capacity of ", o.capacity_tokens, " positions exceeds the checkpoint's max_position_embeddings of ",
-                               m.config().max_position_embeddings);
-    *session = new cf_session{backend.create_session(model->impl, o)};
+    *session = new cf_session{
+        backend.create_session(model->impl, resolve_session_options(backend, m.config(), o, o.pool ? o.pool->impl.get() : nullptr), {})};
   });
 }
 
@@ -510,16 +525,39 @@ cf_status cf_session_truncate(cf_session* session, int64_t position) {
   return on(session, "session", [&](Session& s) { s.truncate(position); });
 }
 
-cf_status cf_session_fork(cf_session* session, int64_t, const cf_session_options*, cf_session**) {
-  return unsupported(session, "session", "cf_session_fork");
+cf_status cf_session_fork(cf_session* session, int64_t position, const cf_session_options* options, cf_session** fork) {
+  return on(session, "session", [&](Session& s) {
+    check_pointer(fork, "fork");
+    *fork = new cf_session{s.fork(position, take_struct(options, "options"))};
+  });
 }
-cf_status cf_session_save(cf_session* session, void*, size_t, size_t*) { return unsupported(session, "session", "cf_session_save"); }
-cf_status cf_session_save_file(cf_session* session, const char*) { return unsupported(session, "session", "cf_session_save_file"); }
-cf_status cf_session_restore(cf_model* model, const cf_session_options*, const void*, size_t, cf_session**) {
-  return unsupported(model, "model", "cf_session_restore");
+
+cf_status cf_session_save(cf_session* session, void* buffer, size_t capacity_bytes, size_t* size_bytes) {
+  return on(session, "session", [&](Session& s) {
+    check_pointer(size_bytes, "size_bytes");
+    save_session(s, buffer, capacity_bytes, size_bytes);
+  });
 }
-cf_status cf_session_restore_file(cf_model* model, const cf_session_options*, const char*, cf_session**) {
-  return unsupported(model, "model", "cf_session_restore_file");
+
+cf_status cf_session_save_file(cf_session* session, const char* path) {
+  return on(session, "session", [&](Session& s) {
+    check_pointer(path, "path");
+    save_session_file(s, path);
+  });
+}
+
+cf_status cf_session_restore(cf_model* model, const cf_session_options* options, const void* buffer, size_t size_bytes, cf_session** session) {
+  return restored(model, options, session, [&](const cf_session_options& o) {
+    check_pointer(buffer, "buffer");
+    return restore_session(model->impl, o, buffer, size_bytes);
+  });
+}
+
+cf_status cf_session_restore_file(cf_model* model, const cf_session_options* options, const char* path, cf_session** session) {
+  return restored(model, options, session, [&](const cf_session_options& o) {
+    check_pointer(path, "path");
+    return restore_session_file(model->impl, o, path);
+  });
 }
 
 // ---- Graphs

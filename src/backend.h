@@ -26,6 +26,12 @@ class Weights {
 
 enum class BlockPart { kWhole, kAttention, kMlpDown };
 
+// Where a new session begins: empty, or as a fork of another with its first `position` positions.
+struct ForkPoint {
+  const Session* parent;  // NULL: empty
+  int64_t position;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -34,7 +40,7 @@ class Backend {
   // Throws CF_ERROR_UNSUPPORTED for a model or weight dtype that this backend cannot run.
   virtual void check_model(const cf_model_config& config, cf_dtype weight_dtype) const = 0;
   virtual cf_dtype default_kv_dtype() const = 0;
-  virtual void check_kv_dtype(cf_dtype kv_dtype) const = 0;  // F32, F16 or BF16
+  virtual bool has_kv_dtype(cf_dtype kv_dtype) const = 0;  // F32, F16 or BF16
   virtual std::unique_ptr<Weights> create_weights(const cf_model_config& config, cf_dtype weight_dtype) = 0;
   // The dtype in which a matrix stored as `stored` is kept under option `wanted`.
   virtual cf_dtype kept_dtype(cf_dtype wanted, cf_dtype stored) const = 0;
@@ -47,7 +53,11 @@ class Backend {
   // Copies rows of a tensor in this device's memory, or the host's, to the host.
   virtual RowReader row_reader() const = 0;
   // `options` are resolved: no AUTO, no 0 left where it means a default. May throw CF_ERROR_UNSUPPORTED.
-  virtual std::unique_ptr<Session> create_session(std::shared_ptr<Model> model, const cf_session_options& options) = 0;
+  virtual std::unique_ptr<Session> create_session(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from) = 0;
+  // Between addresses of this device's memory, and from and to the host; done on return.
+  virtual void copy_device(void* dst, const void* src, uint64_t bytes) = 0;
+  virtual void copy_to_host(void* dst, const void* src, uint64_t bytes) = 0;
+  virtual void copy_from_host(void* dst, const void* src, uint64_t bytes) = 0;
   virtual uint64_t block_workspace_bytes(const cf_model_config& config) const = 0;
   // `options` passed the checks of block.cpp. CUDA: only enqueues.
   virtual void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& options) = 0;

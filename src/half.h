@@ -1,8 +1,10 @@
-// Scalar conversions between float and the 16-bit formats; round to nearest, ties to even.
+// Conversions between float and the 16-bit formats; round to nearest, ties to even.
 #pragma once
 
 #include <bit>
 #include <cstdint>
+
+#include "clusterfusion.h"
 
 namespace cf {
 
@@ -33,5 +35,9 @@ inline uint16_t f16_from_float(float f) {
   }
   return sign | static_cast<uint16_t>((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13);
 }
+
+// count values of a dtype from or to float.
+void to_float(const void* src, cf_dtype dtype, int64_t count, float* dst);
+void from_float(const float* src, cf_dtype dtype, int64_t count, void* dst);
 
 }  // namespace cf

@@ -1,5 +1,6 @@
 #include "kv_pool.h"
 
+#include "backend.h"
 #include "checked.h"
 #include "model_config.h"
 #include "tensor.h"
@@ -16,25 +17,97 @@ KvPool::KvPool(std::shared_ptr<Context> context, const cf_model_config& config, 
       kv_dtype_(kv_dtype),
       page_tokens_(page_tokens),
       n_pages_(pages_for(capacity_tokens)),
-      storage_(context_->device_memory(), mul(uint64_t(n_pages_), page_bytes(config, kv_dtype, page_tokens))) {
+      storage_(context_->device_memory(), mul(uint64_t(n_pages_), page_bytes())),
+      holders_(size_t(n_pages_)) {
   free_.reserve(size_t(n_pages_));
   for (int64_t page = n_pages_ - 1; page >= 0; page--) free_.push_back(int32_t(page));
 }
 
-bool KvPool::acquire(int64_t count, std::vector<int32_t>& pages) {
+void KvPool::hold(int32_t page, bool promised) {
+  Holders& h = holders_[size_t(page)];
+  if (promised) h.promised++;
+  else if (h.other++ == 0) held_by_others_++;
+}
+
+void KvPool::drop(int32_t page, bool promised) {
+  Holders& h = holders_[size_t(page)];
+  if (promised) h.promised--;
+  else if (--h.other == 0) held_by_others_--;
+  if (h.promised == 0 && h.other == 0) free_.push_back(page);  // within the capacity that the constructor reserved
+}
+
+// A free page; the caller has made sure that there is one.
+int32_t KvPool::take(bool promised) {
+  const int32_t page = free_.back();
+  free_.pop_back();
+  hold(page, promised);
+  return page;
+}
+
+bool KvPool::reserve(PageTable& table, int64_t count) {
   std::lock_guard lock(mutex_);
-  if (count > int64_t(free_.size())) return false;
-  pages.insert(pages.end(), free_.rbegin(), free_.rbegin() + count);
-  free_.resize(free_.size() - size_t(count));
+  if (count > uncommitted()) return false;
+  table.pages.reserve(size_t(count));
+  table.reserved = count;
+  reserved_ += count;
   return true;
 }
 
-void KvPool::release(std::vector<int32_t>& pages, int64_t keep) {
+bool KvPool::grow(PageTable& table, int64_t count) {
   std::lock_guard lock(mutex_);
-  while (int64_t(pages.size()) > keep) {
-    free_.push_back(pages.back());  // within the capacity reserved in the constructor
-    pages.pop_back();
+  const int64_t missing = count - int64_t(table.pages.size());
+  if (missing <= 0) return true;
+  if (table.reserved ? count > table.reserved : missing > uncommitted()) return false;
+  table.pages.reserve(size_t(count));
+  for (int64_t i = 0; i < missing; i++) table.pages.push_back(take(table.reserved != 0));
+  return true;
+}
+
+bool KvPool::share(const PageTable& from, int64_t count, PageTable& table) {
+  std::lock_guard lock(mutex_);
+  if (table.reserved) {
+    if (count > table.reserved) return false;
+  } else {
+    int64_t added = 0;  // to N
+    for (int64_t i = 0; i < count; i++) added += holders_[size_t(from.pages[size_t(i)])].other == 0;
+    if (added > uncommitted()) return false;
   }
+  table.pages.assign(from.pages.begin(), from.pages.begin() + count);
+  for (int32_t page : table.pages) hold(page, table.reserved != 0);
+  return true;
+}
+
+bool KvPool::make_private(PageTable& table, int64_t first, int64_t last) {
+  std::lock_guard lock(mutex_);
+  const bool promised = table.reserved != 0;
+  for (int64_t i = first; i < last; i++) {
+    int32_t& page = table.pages[size_t(i)];
+    const Holders& h = holders_[size_t(page)];
+    if (h.promised + h.other == 1) continue;
+    if (!promised && h.other > 1 && uncommitted() == 0) return false;  // with h.other == 1 the old page leaves N
+    // What is private already stays so: a page copied in vain is none lost. The old page is given up first: it has other holders,
+    // and if it leaves N it makes room for the one that enters. The books are right also if the copy throws.
+    const int32_t old = page;
+    drop(old, promised);
+    page = take(promised);
+    context_->backend().copy_device(page_address(page), page_address(old), page_bytes());
+  }
+  return true;
+}
+
+void KvPool::shrink(PageTable& table, int64_t count) {
+  std::lock_guard lock(mutex_);
+  while (int64_t(table.pages.size()) > count) {
+    drop(table.pages.back(), table.reserved != 0);
+    table.pages.pop_back();
+  }
+}
+
+void KvPool::release(PageTable& table) {
+  shrink(table, 0);
+  std::lock_guard lock(mutex_);
+  reserved_ -= table.reserved;
+  table.reserved = 0;
 }
 
 KvView KvPool::view(int32_t layer, const int32_t* page_table) const {
@@ -55,8 +128,9 @@ void KvPool::query(cf_kv_pool_info& info) const {
   info.kv_dtype = kv_dtype_;
   info.page_tokens = page_tokens_;
   info.n_pages = n_pages_;
-  info.n_pages_free = int64_t(free_.size());
-  info.page_bytes = page_bytes(config_, kv_dtype_, page_tokens_);
+  info.n_pages_free = uncommitted();
+  for (const Holders& h : holders_) info.n_pages_shared += h.promised + h.other > 1;
+  info.page_bytes = page_bytes();
   info.allocated_bytes = storage_.size_bytes();
 }
 

@@ -7,6 +7,7 @@
 
 #include "error.h"
 #include "philox.h"
+#include "structs.h"
 
 namespace cf {
 
@@ -42,16 +43,17 @@ Sampler::Sampler(const cf_sampler_options& o, int64_t vocab_size) {
   if (o.n_stop_tokens && !o.stop_tokens) fail(CF_ERROR_INVALID_ARGUMENT, "stop_tokens is NULL");
   if (o.n_logit_biases > size_t(vocab_size))
     fail(CF_ERROR_INVALID_ARGUMENT, "n_logit_biases is ", o.n_logit_biases, ", more than the vocabulary has tokens");
+  std::vector<bool> biased(size_t(o.n_logit_biases ? vocab_size : 0));
   for (size_t i = 0; i < o.n_logit_biases; i++) {
-    check_token(o.logit_bias_tokens[i], vocab_size, "logit_bias_tokens:");
+    const int32_t token = o.logit_bias_tokens[i];
     const float value = o.logit_bias_values[i];
-    if (std::isnan(value) || value == -kBanned)
-      fail(CF_ERROR_INVALID_ARGUMENT, "the logit bias of token ", o.logit_bias_tokens[i], " is NaN or +infinity");
-    biases_.push_back({o.logit_bias_tokens[i], value});
+    check_token(token, vocab_size, "logit_bias_tokens:");
+    if (std::isnan(value) || value == -kBanned) fail(CF_ERROR_INVALID_ARGUMENT, "the logit bias of token ", token, " is NaN or +infinity");
+    if (biased[size_t(token)]) fail(CF_ERROR_INVALID_ARGUMENT, "logit_bias_tokens has token ", token, " twice");
+    biased[size_t(token)] = true;
+    bias_tokens_.push_back(token);
+    bias_values_.push_back(value);
   }
-  std::sort(biases_.begin(), biases_.end(), [](Bias a, Bias b) { return a.token < b.token; });
-  for (size_t i = 1; i < biases_.size(); i++)
-    if (biases_[i].token == biases_[i - 1].token) fail(CF_ERROR_INVALID_ARGUMENT, "logit_bias_tokens has token ", biases_[i].token, " twice");
   if (o.n_stop_tokens > size_t(vocab_size))
     fail(CF_ERROR_INVALID_ARGUMENT, "n_stop_tokens is ", o.n_stop_tokens, ", more than the vocabulary has tokens");
   for (size_t i = 0; i < o.n_stop_tokens; i++) {
@@ -59,6 +61,14 @@ Sampler::Sampler(const cf_sampler_options& o, int64_t vocab_size) {
     stops_.push_back(o.stop_tokens[i]);
   }
   temperature_ = o.temperature, top_k_ = o.top_k, top_p_ = o.top_p, min_p_ = o.min_p, repetition_penalty_ = o.repetition_penalty, seed_ = o.seed;
+}
+
+cf_sampler_options Sampler::options() const {
+  cf_sampler_options o = defaults<cf_sampler_options>();
+  o.temperature = temperature_, o.top_k = top_k_, o.top_p = top_p_, o.min_p = min_p_, o.repetition_penalty = repetition_penalty_, o.seed = seed_;
+  o.n_logit_biases = bias_tokens_.size(), o.logit_bias_tokens = bias_tokens_.data(), o.logit_bias_values = bias_values_.data();
+  o.n_stop_tokens = stops_.size(), o.stop_tokens = stops_.data();
+  return o;
 }
 
 void Sampler::set_allowed(const uint32_t* mask, size_t n_words, int64_t vocab_size) {
@@ -88,9 +98,9 @@ void Sampler::adjust(const int32_t* history, int64_t n_history, std::vector<floa
       logits[token] = finite(logits[token] < 0 ? logits[token] * repetition_penalty_ : logits[token] / repetition_penalty_);
     }
   }
-  for (Bias bias : biases_) {
-    float& logit = logits[size_t(bias.token)];
-    logit = bias.value == kBanned ? kBanned : finite(logit + bias.value);
+  for (size_t i = 0; i < bias_tokens_.size(); i++) {
+    float& logit = logits[size_t(bias_tokens_[i])];
+    logit = bias_values_[i] == kBanned ? kBanned : finite(logit + bias_values_[i]);
   }
   if (!allowed_.empty())
     for (size_t token = 0; token < logits.size(); token++)

@@ -17,6 +17,8 @@ class Sampler {
 
   void set_allowed(const uint32_t* mask, size_t n_words, int64_t vocab_size);  // NULL: all
   void copy_allowed(const Sampler& other) { allowed_ = other.allowed_; }
+  cf_sampler_options options() const;                                // what it was made with; the arrays are this object's
+  const std::vector<uint32_t>& allowed() const { return allowed_; }  // empty: all
   bool is_stop(int32_t token) const;
 
   // One position's logits [V], which passed check_finite, and the tokens before it. `work` is scratch that keeps its
@@ -32,14 +34,11 @@ class Sampler {
   void keep_likely(const std::vector<float>& scaled, std::vector<int32_t>& candidates) const;
   int32_t draw(const std::vector<float>& scaled, const std::vector<int32_t>& candidates, int64_t position) const;
 
-  struct Bias {
-    int32_t token;
-    float value;
-  };
   float temperature_ = 0, top_p_ = 1, min_p_ = 0, repetition_penalty_ = 1;
   int32_t top_k_ = 0;
   uint64_t seed_ = 0;
-  std::vector<Bias> biases_;
+  std::vector<int32_t> bias_tokens_;
+  std::vector<float> bias_values_;
   std::vector<int32_t> stops_;
   std::vector<uint32_t> allowed_;  // empty: all
 };

@@ -5,6 +5,7 @@
 #include "error.h"
 #include "handles.h"
 #include "structs.h"
+#include "tensor.h"
 
 namespace cf {
 
@@ -22,7 +23,7 @@ std::shared_ptr<KvPool> pool_for(const std::shared_ptr<Model>& model, const cf_s
 void check_page_options(const Backend& backend, cf_dtype& kv_dtype, int32_t page_tokens) {
   if (kv_dtype == CF_DTYPE_AUTO) kv_dtype = backend.default_kv_dtype();
   if (kv_dtype < CF_DTYPE_F32 || kv_dtype > CF_DTYPE_BF16) fail(CF_ERROR_INVALID_ARGUMENT, "kv_dtype is ", kv_dtype, ", which is none");
-  backend.check_kv_dtype(kv_dtype);
+  if (!backend.has_kv_dtype(kv_dtype)) fail(CF_ERROR_UNSUPPORTED, "keys and values in ", dtype_name(kv_dtype), " are not supported on this device");
   if (page_tokens < 16 || page_tokens > 256 || (page_tokens & (page_tokens - 1)))
     fail(CF_ERROR_INVALID_ARGUMENT, "page_tokens is ", page_tokens, ", expected 16, 32, 64, 128 or 256");
 }
@@ -46,26 +47,35 @@ cf_session_options resolve_session_options(const Backend& backend, const cf_mode
   return o;
 }
 
-Session::Session(std::shared_ptr<Model> model, const cf_session_options& o)
-    : model_(std::move(model)), pool_(pool_for(model_, o)), capacity_(o.capacity_tokens), reserve_(o.reserve != 0), launch_mode_(o.launch_mode) {
-  pages_.reserve(size_t(pool_->pages_for(capacity_)));
-  if (reserve_ && !grow_pages(capacity_))
-    fail(CF_ERROR_CACHE_FULL, "the pool has no room for the ", pool_->pages_for(capacity_), " pages to be reserved");
+Session::Session(std::shared_ptr<Model> model, const cf_session_options& o, ForkPoint from)
+    : model_(std::move(model)),
+      pool_(from.parent ? from.parent->pool_ : pool_for(model_, o)),
+      capacity_(o.capacity_tokens),
+      reserve_(o.reserve != 0),
+      launch_mode_(o.launch_mode) {
+  const int64_t pages = pool_->pages_for(capacity_);
+  table_.pages.reserve(size_t(pages));
+  const bool ready = (!reserve_ || pool_->reserve(table_, pages)) &&
+                     (!from.parent || pool_->share(from.parent->table_, pool_->pages_for(from.position), table_)) &&
+                     (!reserve_ || pool_->grow(table_, pages));
+  if (ready) return;
+  pool_->release(table_);  // the destructor does not run
+  fail(CF_ERROR_CACHE_FULL, "the pool has no room for the ", reserve_ ? pages : pool_->pages_for(from.position), " pages of this session");
 }
 
-Session::~Session() { pool_->release(pages_, 0); }
+Session::~Session() { pool_->release(table_); }
 
 Session::InCall::InCall(const Session& session) : session_(session) {
   if (session.in_call_.exchange(true, std::memory_order_acquire)) fail(CF_ERROR_BUSY, "the session is in another call");
 }
 
-bool Session::grow_pages(int64_t tokens) {
-  const int64_t missing = pool_->pages_for(tokens) - int64_t(pages_.size());
-  return missing <= 0 || pool_->acquire(missing, pages_);
+bool Session::open_pages(int64_t first, int64_t count) {
+  const int64_t pages = pool_->pages_for(first + count);
+  return pool_->grow(table_, pages) && pool_->make_private(table_, first / pool_->page_tokens(), pages);
 }
 
 void Session::release_pages(int64_t tokens) {
-  if (!reserve_) pool_->release(pages_, pool_->pages_for(tokens));
+  if (!reserve_) pool_->shrink(table_, pool_->pages_for(tokens));
 }
 
 void Session::check_token(int32_t token, const char* what) const {
@@ -73,10 +83,29 @@ void Session::check_token(int32_t token, const char* what) const {
     fail(CF_ERROR_INVALID_ARGUMENT, what, " ", token, " is outside the vocabulary of ", model_->config().vocab_size);
 }
 
+std::vector<cf_tap> Session::take_taps(const cf_step_options& o) const {
+  constexpr size_t kMaxTaps = 1 << 16;
+  std::vector<cf_tap> taps;
+  if (o.n_taps && !o.taps) fail(CF_ERROR_INVALID_ARGUMENT, "taps is NULL but n_taps is ", o.n_taps);
+  if (o.n_taps > kMaxTaps) fail(CF_ERROR_INVALID_ARGUMENT, "n_taps is ", o.n_taps, ", expected at most ", kMaxTaps);
+  for (size_t i = 0; i < o.n_taps; i++) {
+    const cf_tap tap = take_element(o.taps, i, "taps");
+    auto check = [&](bool good, const char* field, int32_t value) {
+      if (!good) fail(CF_ERROR_INVALID_ARGUMENT, "taps[", i, "].", field, " is ", value, ", which is none");
+    };
+    check(tap.point >= CF_TAP_BLOCK_INPUT && tap.point <= CF_TAP_MLP_ACTIVATION, "point", tap.point);
+    check(tap.action == CF_TAP_READ || tap.action == CF_TAP_WRITE, "action", tap.action);
+    check(tap.layer >= 0 && tap.layer < model_->config().n_layers, "layer", tap.layer);
+    check(tap.memory == CF_MEMORY_HOST || tap.memory == CF_MEMORY_DEVICE, "memory", tap.memory);
+    if (!tap.data) fail(CF_ERROR_INVALID_ARGUMENT, "taps[", i, "].data is NULL");
+    taps.push_back(tap);
+  }
+  return taps;
+}
+
 Step Session::take_step(const cf_step_options& o, int64_t n_positions, bool prefill) const {
-  Step step{o.sample != 0, o.outputs != nullptr, {}, {}, {o.progress, o.progress_user, o.cancellation}};
+  Step step{o.sample != 0, o.outputs != nullptr, {}, {}, take_taps(o), {o.progress, o.progress_user, o.cancellation}};
   if (o.sample != 0 && o.sample != 1) fail(CF_ERROR_INVALID_ARGUMENT, "sample is ", o.sample, ", expected 0 or 1");
-  if (o.n_taps) fail(CF_ERROR_UNSUPPORTED, "activation taps are not built yet");
   if (!o.outputs) return step;
   cf_outputs& out = step.outputs = take_struct(o.outputs, "outputs");
   const int32_t vocab = model_->config().vocab_size;
@@ -163,6 +192,40 @@ bool Session::fetch(bool wait, cf_result& result, std::string& sentence) {
   return fetch_result(wait, result, sentence);
 }
 
+std::unique_ptr<Session> Session::fork(int64_t position, const cf_session_options& options) const {
+  InCall guard(*this);
+  if (options.pool && options.pool->impl != pool_) fail(CF_ERROR_INVALID_ARGUMENT, "options.pool is not the parent's");
+  Backend& backend = model_->context()->backend();
+  const cf_session_options o = resolve_session_options(backend, model_->config(), options, pool_.get());
+  const int64_t now = known_position();
+  if (position < 0 || position > now) fail(CF_ERROR_INVALID_ARGUMENT, "position is ", position, ", expected 0 to the parent's ", now);
+  if (position > o.capacity_tokens) fail(CF_ERROR_INVALID_ARGUMENT, "position is ", position, ", beyond the fork's capacity of ", o.capacity_tokens);
+  SessionState state = this->state();
+  state.pending = position < state.position || state.pending;
+  state.position = position;
+  state.tokens.resize(size_t(position) + state.pending);
+  std::unique_ptr<Session> fork = backend.create_session(model_, o, {this, position});
+  fork->sampler_ = sampler_;
+  fork->set_state(state);
+  return fork;
+}
+
+void Session::save(const std::function<void(const Saved&)>& write) const {
+  InCall guard(*this);
+  cf_model_info info{};
+  model_->query(info);
+  write({state(), info.fingerprint, &sampler_, pool_.get(), &table_, &model_->context()->backend()});
+}
+
+void Session::restore(const SessionState& state, const Sampler& sampler,
+                      const std::function<void(const KvPool&, const std::vector<int32_t>&)>& read_pages) {
+  if (!open_pages(0, state.position))
+    fail(CF_ERROR_CACHE_FULL, "the pool has no room for the ", pool_->pages_for(state.position), " pages of the saved session");
+  read_pages(*pool_, table_.pages);
+  sampler_ = sampler;
+  set_state(state);
+}
+
 void Session::query(cf_session_info& info) const {
   InCall guard(*this);
   info.launch_mode = launch_mode_;
@@ -171,7 +234,7 @@ void Session::query(cf_session_info& info) const {
   info.kv_dtype = pool_->kv_dtype();
   info.position = known_position();
   info.capacity_tokens = capacity_;
-  info.n_pages = int64_t(pages_.size());
+  info.n_pages = int64_t(table_.pages.size());
   info.workspace_bytes = workspace_bytes();
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -15,12 +16,20 @@ namespace cf {
 
 constexpr int64_t kMaxRows = 64;  // of cf_decode_positions and cf_decode_batch
 
+// What a session is besides its keys and values.
+struct SessionState {
+  int64_t position;
+  bool pending;                 // tokens has one more than position
+  std::vector<int32_t> tokens;  // by position
+};
+
 // A step's options, checked.
 struct Step {
   bool sample;
   bool has_outputs;
   cf_outputs outputs;
   std::vector<int32_t> targets;  // one per output row; empty: none
+  std::vector<cf_tap> taps;
   Progress progress;
 };
 
@@ -40,11 +49,24 @@ class Session {
   bool fetch(bool wait, cf_result& result, std::string& sentence);
   virtual size_t tokens(int64_t from, int32_t* out, size_t capacity) const = 0;  // any thread
   void query(cf_session_info& info) const;
+  std::unique_ptr<Session> fork(int64_t position, const cf_session_options& options) const;  // given as to cf_session_fork
+  // What a saved session consists of, handed to session_file.cpp while no other call is inside.
+  struct Saved {
+    SessionState state;
+    uint64_t fingerprint;
+    const Sampler* sampler;
+    const KvPool* pool;
+    const PageTable* table;
+    Backend* backend;
+  };
+  void save(const std::function<void(const Saved&)>& write) const;
+  // Fills a new session of enough capacity; read_pages fills its pages, which it is given in order of position.
+  void restore(const SessionState& state, const Sampler& sampler, const std::function<void(const KvPool&, const std::vector<int32_t>&)>& read_pages);
 
   const std::shared_ptr<Model>& model() const { return model_; }
 
  protected:
-  Session(std::shared_ptr<Model> model, const cf_session_options& options);  // resolved; takes the pages it is to reserve
+  Session(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from);  // resolved; takes the pages it is to reserve
 
   virtual void enqueue_prefill(const int32_t* tokens, int64_t n_tokens, const Step& step) = 0;
   virtual void enqueue_steps(int64_t n_steps, int32_t first_token, const Step& step) = 0;
@@ -53,10 +75,12 @@ class Session {
   virtual void go_back(int64_t position) = 0;  // 0 .. the present one; releases pages through release_pages
   virtual bool fetch_result(bool wait, cf_result& result, std::string& sentence) = 0;
   virtual int64_t known_position() const = 0;
+  virtual SessionState state() const = 0;  // waits for unfinished work
+  virtual void set_state(const SessionState& state) = 0;
   virtual uint64_t workspace_bytes() const = 0;
 
-  // Makes the page table long enough for `tokens` positions; false if the pool has no room.
-  bool grow_pages(int64_t tokens);
+  // Makes the pages of positions first .. first + count - 1 ready to be written; false if the pool has no room.
+  bool open_pages(int64_t first, int64_t count);
   void release_pages(int64_t tokens);  // keeps what `tokens` positions need, unless reserved
 
   const std::shared_ptr<Model> model_;
@@ -64,7 +88,7 @@ class Session {
   const int64_t capacity_;
   const bool reserve_;
   const cf_launch_mode launch_mode_;
-  std::vector<int32_t> pages_;  // the page table; its memory does not move: room for the whole capacity is reserved
+  PageTable table_;
   Sampler sampler_;
 
  private:
@@ -79,6 +103,7 @@ class Session {
     const Session& session_;
   };
   Step take_step(const cf_step_options& options, int64_t n_positions, bool prefill) const;
+  std::vector<cf_tap> take_taps(const cf_step_options& options) const;
   void check_token(int32_t token, const char* what) const;
 
   mutable std::atomic<bool> in_call_{false};

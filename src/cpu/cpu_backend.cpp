@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <thread>
 
 #include "checked.h"
@@ -42,7 +43,7 @@ class CpuBackend : public Backend {
   void query(cf_context_info& info) const override { info.cpu_threads = threads_.threads(), info.cpu_isa = kernels_->isa; }
   void check_model(const cf_model_config&, cf_dtype) const override {}
   cf_dtype default_kv_dtype() const override { return CF_DTYPE_F32; }
-  void check_kv_dtype(cf_dtype) const override {}
+  bool has_kv_dtype(cf_dtype) const override { return true; }
 
   std::unique_ptr<Weights> create_weights(const cf_model_config& config, cf_dtype weight_dtype) override {
     return std::make_unique<CpuWeights>(context_.host_memory(), config, weight_dtype);
@@ -60,9 +61,13 @@ class CpuBackend : public Backend {
   uint64_t workspace_bytes(const cf_model_config& config, int64_t) const override { return Workspace::bytes(config, true); }
   RowReader row_reader() const override { return read_rows; }
 
-  std::unique_ptr<Session> create_session(std::shared_ptr<Model> model, const cf_session_options& options) override {
+  void copy_device(void* dst, const void* src, uint64_t bytes) override { std::memcpy(dst, src, bytes); }
+  void copy_to_host(void* dst, const void* src, uint64_t bytes) override { std::memcpy(dst, src, bytes); }
+  void copy_from_host(void* dst, const void* src, uint64_t bytes) override { std::memcpy(dst, src, bytes); }
+
+  std::unique_ptr<Session> create_session(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from) override {
     if (options.stream) fail(CF_ERROR_INVALID_ARGUMENT, "stream must be NULL on the CPU");
-    return std::make_unique<CpuSession>(std::move(model), options, *kernels_, threads_);
+    return std::make_unique<CpuSession>(std::move(model), options, from, *kernels_, threads_);
   }
 
   void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& options) override;
@@ -95,7 +100,7 @@ void CpuBackend::run_block(const Model& model, BlockPart part, int32_t layer, co
       places[r] = {position + r, {o.k_cache, o.v_cache, o.kv_dtype, o.token_stride, o.head_stride, o.page_stride, o.page_table, page_tokens}};
     }
     forward.rotate_angles(positions, rows, w);
-    forward.attention_part(layer, places, rows, w);
+    forward.attention_part(layer, places, rows, w, {});
     for (int64_t r = 0; r < rows; r++) {
       const float* k = w.qkv + r * qkv_size(c) + q_size(c);
       const auto row = [&](void* base) { return base ? static_cast<std::byte*>(base) + size_t(r * kv) * dtype_bytes(o.activation_dtype) : nullptr; };

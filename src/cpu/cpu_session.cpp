@@ -5,8 +5,8 @@
 
 namespace cf {
 
-CpuSession::CpuSession(std::shared_ptr<Model> model, const cf_session_options& options, const Kernels& kernels, ThreadPool& threads)
-    : Session(std::move(model), options),
+CpuSession::CpuSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from, const Kernels& kernels, ThreadPool& threads)
+    : Session(std::move(model), options, from),
       kernels_(kernels),
       threads_(threads),
       workspace_(model_->context()->host_memory(), model_->config(), true),
@@ -23,6 +23,15 @@ size_t CpuSession::tokens(int64_t from, int32_t* out, size_t capacity) const {
   auto& tokens = const_cast<std::vector<int32_t>&>(tokens_);  // atomic_ref of const comes with C++26
   for (size_t i = 0; i < count; i++) out[i] = std::atomic_ref(tokens[size_t(from) + i]).load(std::memory_order_relaxed);
   return count;
+}
+
+SessionState CpuSession::state() const { return {position_, pending_, {tokens_.begin(), tokens_.begin() + position_ + pending_}}; }
+
+void CpuSession::set_state(const SessionState& state) {
+  for (size_t i = 0; i < state.tokens.size(); i++) put_token(int64_t(i), state.tokens[i]);
+  position_ = state.position;
+  pending_ = state.pending;
+  known_.store(position_ + pending_, std::memory_order_release);
 }
 
 void CpuSession::set_status(cf_status status, std::string sentence) {
@@ -48,7 +57,7 @@ bool CpuSession::make_room(int64_t n_tokens) {
     set_status(CF_ERROR_CACHE_FULL, text("the session holds ", position_, " of ", capacity_, " positions; ", n_tokens, " more do not fit"));
     return false;
   }
-  if (!grow_pages(position_ + n_tokens)) {
+  if (!open_pages(position_, n_tokens)) {
     set_status(CF_ERROR_CACHE_FULL, text("the KV pool has no free page for position ", position_));
     return false;
   }
@@ -99,15 +108,16 @@ void CpuSession::finish_rows(const Forward& forward, Row* rows, int64_t first, i
 bool CpuSession::run_piece(Row* rows, int64_t n_rows, const Step& step) {
   const Forward forward(model_->config(), static_cast<const CpuWeights&>(model_->weights()), kernels_, threads_);
   int32_t tokens[kPieceRows] = {};
-  int64_t positions[kPieceRows];
+  int64_t positions[kPieceRows], indices[kPieceRows];
   RowPlace places[kPieceRows];
-  for (int64_t r = 0; r < n_rows; r++) tokens[r] = rows[r].token, positions[r] = rows[r].position;
+  for (int64_t r = 0; r < n_rows; r++) tokens[r] = rows[r].token, positions[r] = rows[r].position, indices[r] = rows[r].index;
+  const Taps taps{step.taps.empty() ? nullptr : &step.taps, indices};
   forward.embed(tokens, n_rows, workspace_);
   forward.rotate_angles(positions, n_rows, workspace_);
   for (int32_t layer = 0; layer < model_->config().n_layers; layer++) {
     if (is_cancelled(step.progress.cancellation)) return false;
-    for (int64_t r = 0; r < n_rows; r++) places[r] = {positions[r], rows[r].session->pool_->view(layer, rows[r].session->pages_.data())};
-    forward.block(layer, places, n_rows, workspace_);
+    for (int64_t r = 0; r < n_rows; r++) places[r] = {positions[r], rows[r].session->pool_->view(layer, rows[r].session->table_.pages.data())};
+    forward.block(layer, places, n_rows, workspace_, taps);
   }
   int64_t first = n_rows;  // rows that need logits are the last ones
   while (first > 0 && (rows[first - 1].sample || rows[first - 1].output >= 0)) first--;
@@ -156,7 +166,7 @@ void CpuSession::run_positions(const int32_t* tokens, int64_t n_tokens, bool eve
     for (int64_t p = position; p < next; p++) {
       const bool last = p == end - 1;
       const int64_t output = all_outputs ? p - position_ : last && step.has_outputs ? 0 : -1;
-      rows[p - position] = {this, p, tokens_[size_t(p)], output, step.sample && (every_row || last)};
+      rows[p - position] = {this, p, tokens_[size_t(p)], p - position_, output, step.sample && (every_row || last)};
     }
     if (!run_piece(rows, next - position, step)) {
       cancel();
@@ -214,7 +224,7 @@ void CpuSession::enqueue_batch(const std::vector<Session*>& sessions, const int3
     if (s->status_ != CF_OK || !s->make_room(1)) continue;
     undo.emplace_back(*s);
     if (token_of(i) != CF_TOKEN_PENDING) s->put_token(s->position_, token_of(i));
-    rows.push_back({s, s->position_, s->tokens_[size_t(s->position_)], step.has_outputs ? int64_t(i) : -1, step.sample});
+    rows.push_back({s, s->position_, s->tokens_[size_t(s->position_)], int64_t(i), step.has_outputs ? int64_t(i) : -1, step.sample});
   }
   const bool finished = rows.empty() || run_piece(rows.data(), int64_t(rows.size()), step);
   for (size_t r = 0; r < rows.size(); r++) {

@@ -12,7 +12,7 @@ namespace cf {
 
 class CpuSession : public Session {
  public:
-  CpuSession(std::shared_ptr<Model> model, const cf_session_options& options, const Kernels& kernels, ThreadPool& threads);
+  CpuSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from, const Kernels& kernels, ThreadPool& threads);
   size_t tokens(int64_t from, int32_t* out, size_t capacity) const override;
 
  protected:
@@ -23,6 +23,8 @@ class CpuSession : public Session {
   void go_back(int64_t position) override;
   bool fetch_result(bool wait, cf_result& result, std::string& sentence) override;
   int64_t known_position() const override { return position_; }
+  SessionState state() const override;
+  void set_state(const SessionState& state) override;
   uint64_t workspace_bytes() const override;
 
  private:
@@ -31,6 +33,7 @@ class CpuSession : public Session {
     CpuSession* session;
     int64_t position;
     int32_t token;
+    int64_t index;      // among the step's rows
     int64_t output;     // row of the caller's outputs, -1: none
     bool sample;        // a token after it
     int32_t next = -1;  // that token

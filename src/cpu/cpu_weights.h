@@ -6,6 +6,7 @@
 
 #include "backend.h"
 #include "cpu/kernels.h"
+#include "half.h"
 #include "memory.h"
 #include "weights.h"
 
@@ -53,9 +54,5 @@ class CpuWeights : public Weights {
   std::vector<SlotStorage> layers_;
   SlotStorage globals_;
 };
-
-// count values of a dtype from or to float.
-void to_float(const void* src, cf_dtype dtype, int64_t count, float* dst);
-void from_float(const float* src, cf_dtype dtype, int64_t count, void* dst);
 
 }  // namespace cf

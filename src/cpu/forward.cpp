@@ -135,13 +135,14 @@ void Forward::mlp_up(const SlotStorage& layer, const float* x, int64_t rows, Wor
   });
 }
 
-void Forward::attention_part(int32_t index, const RowPlace* rows, int64_t n_rows, Workspace& w) const {
+void Forward::attention_part(int32_t index, const RowPlace* rows, int64_t n_rows, Workspace& w, const Taps& taps) const {
   const SlotStorage& layer = weights_.layer(index);
   const int64_t h = config_.hidden_size;
   norm(w.hidden, n_rows, layer.vector(Slot::kAttentionNormWeight), layer.vector(Slot::kAttentionNormBias), w.normed);
   matmul(w.normed, n_rows, layer.matrix(Slot::kQkvWeight), layer.vector(Slot::kQkvBias), w.qkv, false);
   append_kv(rows, n_rows, w);
   attend(rows, n_rows, w);
+  taps.apply(CF_TAP_ATTENTION_HEADS, index, w.heads, q_size(config_), n_rows);
   matmul(w.heads, n_rows, layer.matrix(Slot::kOWeight), layer.vector(Slot::kOBias), w.attention, false);
   const float* mlp_input = w.hidden;
   if (!config_.parallel_residual) {  // the MLP reads hidden + attention
@@ -150,6 +151,7 @@ void Forward::attention_part(int32_t index, const RowPlace* rows, int64_t n_rows
   }
   norm(mlp_input, n_rows, layer.vector(Slot::kMlpNormWeight), layer.vector(Slot::kMlpNormBias), w.normed);
   mlp_up(layer, w.normed, n_rows, w);
+  taps.apply(CF_TAP_MLP_ACTIVATION, index, w.activation, config_.intermediate_size, n_rows);
 }
 
 void Forward::mlp_down_part(int32_t index, int64_t n_rows, Workspace& w) const {
@@ -158,9 +160,11 @@ void Forward::mlp_down_part(int32_t index, int64_t n_rows, Workspace& w) const {
   matmul(w.activation, n_rows, layer.matrix(Slot::kDownWeight), layer.vector(Slot::kDownBias), w.hidden, true);
 }
 
-void Forward::block(int32_t layer, const RowPlace* rows, int64_t n_rows, Workspace& w) const {
-  attention_part(layer, rows, n_rows, w);
+void Forward::block(int32_t layer, const RowPlace* rows, int64_t n_rows, Workspace& w, const Taps& taps) const {
+  taps.apply(CF_TAP_BLOCK_INPUT, layer, w.hidden, config_.hidden_size, n_rows);
+  attention_part(layer, rows, n_rows, w, taps);
   mlp_down_part(layer, n_rows, w);
+  taps.apply(CF_TAP_BLOCK_OUTPUT, layer, w.hidden, config_.hidden_size, n_rows);
 }
 
 void Forward::head(int64_t first, int64_t n, Workspace& w) const {

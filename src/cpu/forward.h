@@ -5,6 +5,7 @@
 
 #include "cpu/cpu_weights.h"
 #include "cpu/kernels.h"
+#include "cpu/taps.h"
 #include "cpu/thread_pool.h"
 
 namespace cf {
@@ -46,9 +47,9 @@ class Forward {
   void embed(const int32_t* tokens, int64_t rows, Workspace& w) const;             // tokens -> hidden
   void rotate_angles(const int64_t* positions, int64_t rows, Workspace& w) const;  // -> cosine, sine; once per piece
   // hidden -> hidden, appending K and V of each row at its place. Rows of one sequence lie in order of position.
-  void block(int32_t layer, const RowPlace* rows, int64_t n_rows, Workspace& w) const;
+  void block(int32_t layer, const RowPlace* rows, int64_t n_rows, Workspace& w, const Taps& taps) const;
   // Its parts, for the block-level calls: hidden -> attention, activation; hidden, attention, activation -> hidden.
-  void attention_part(int32_t layer, const RowPlace* rows, int64_t n_rows, Workspace& w) const;
+  void attention_part(int32_t layer, const RowPlace* rows, int64_t n_rows, Workspace& w, const Taps& taps) const;
   void mlp_down_part(int32_t layer, int64_t n_rows, Workspace& w) const;
   // Logits of rows first .. first + n - 1 (n <= kHeadRows) of hidden, which keeps its values.
   void head(int64_t first, int64_t n, Workspace& w) const;

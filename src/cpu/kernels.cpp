@@ -6,6 +6,7 @@
 #define HWY_TARGET_INCLUDE "cpu/kernels.cpp"
 #include <hwy/foreach_target.h>
 // after foreach_target.h
+#include <hwy/cache_control.h>
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
@@ -55,6 +56,7 @@ HWY_INLINE void dot_tile(const T* w, const float* x, int64_t k, float* sums) {
     for (int m = 0; m < M; m++) xv[m] = load(x + m * k + i);
     for (int n = 0; n < N; n++) {
       const Vec wv = load(w + n * k + i);
+      hwy::Prefetch(w + (N + n) * k + i);
       for (int m = 0; m < M; m++) acc[n][m] = hn::MulAdd(wv, xv[m], acc[n][m]);
     }
   }

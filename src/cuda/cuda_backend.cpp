@@ -67,9 +67,7 @@ class CudaBackend : public Backend {
   }
 
   cf_dtype default_kv_dtype() const override { return CF_DTYPE_F16; }
-  void check_kv_dtype(cf_dtype kv_dtype) const override {
-    if (kv_dtype == CF_DTYPE_F32) fail(CF_ERROR_UNSUPPORTED, "kv_dtype F32 is for the CPU; CUDA has F16 and BF16");
-  }
+  bool has_kv_dtype(cf_dtype kv_dtype) const override { return kv_dtype != CF_DTYPE_F32; }
 
   std::unique_ptr<Weights> create_weights(const cf_model_config& config, cf_dtype weight_dtype) override {
     return std::make_unique<CudaWeights>(LoadPath{context_, ordinal_, load_stream_}, config, weight_dtype);
@@ -86,18 +84,29 @@ class CudaBackend : public Backend {
   uint64_t workspace_bytes(const cf_model_config&, int64_t) const override { return 0; }  // of a session, and there are none yet
   RowReader row_reader() const override { return read_device_rows; }
 
-  std::unique_ptr<Session> create_session(std::shared_ptr<Model>, const cf_session_options&) override {
+  void copy_device(void* dst, const void* src, uint64_t bytes) override { copy(dst, src, bytes, cudaMemcpyDeviceToDevice); }
+  void copy_to_host(void* dst, const void* src, uint64_t bytes) override { copy(dst, src, bytes, cudaMemcpyDeviceToHost); }
+  void copy_from_host(void* dst, const void* src, uint64_t bytes) override { copy(dst, src, bytes, cudaMemcpyHostToDevice); }
+
+  std::unique_ptr<Session> create_session(std::shared_ptr<Model>, const cf_session_options&, ForkPoint) override {
     fail(CF_ERROR_UNSUPPORTED, "sessions on CUDA are not built yet");
   }
 
   void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& options) override {
     if (options.n_rows != 1) fail(CF_ERROR_UNSUPPORTED, "options.n_rows is ", options.n_rows, "; more than 1 is not built yet on CUDA");
-    if (part != BlockPart::kMlpDown) check_kv_dtype(options.kv_dtype);
+    if (part != BlockPart::kMlpDown && !has_kv_dtype(options.kv_dtype))
+      fail(CF_ERROR_UNSUPPORTED, "kv_dtype F32 is for the CPU; CUDA has F16 and BF16");
     const DeviceScope scope(&context_, ordinal_);
     launch_block(context_, static_cast<const CudaWeights&>(model.weights()), model.config(), part, layer, options, multiprocessors_, wait_limit_ms_);
   }
 
  private:
+  void copy(void* dst, const void* src, uint64_t bytes, cudaMemcpyKind kind) {
+    const DeviceScope scope(&context_, ordinal_);
+    check_cuda(&context_, cudaMemcpyAsync(dst, src, bytes, kind, load_stream_), "copy pages");
+    check_cuda(&context_, cudaStreamSynchronize(load_stream_), "copy pages");
+  }
+
   Context& context_;
   const int32_t ordinal_;
   const uint32_t wait_limit_ms_;

@@ -42,7 +42,7 @@ def _raw(key: str, count: int) -> np.ndarray:
     return np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(count)
 
 
-def _normal(key: str, shape: tuple[int, ...]) -> np.ndarray:
+def standard_normal(key: str, shape: tuple[int, ...]) -> np.ndarray:
     """About normal, mean 0, standard deviation 1."""
     raw = _raw(key, int(np.prod(shape)))
     total = sum(((raw >> shift) & 0xFFFF).astype(np.int64) for shift in (0, 16, 32, 48))
@@ -118,7 +118,7 @@ def _outlier_channels(variant: Variant) -> np.ndarray:
 
 
 def _values(variant: Variant, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    normal = _normal(f"{variant.name}/{name}", shape)
+    normal = standard_normal(f"{variant.name}/{name}", shape)
     if name == embedding_name(variant):
         if variant.outliers:
             channels = _outlier_channels(variant)

@@ -6,6 +6,7 @@ Every call that fails raises Failure. A step is waited for before its call retur
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,10 +125,31 @@ class Step:
     row_status: np.ndarray | None = None
 
 
+@dataclass
+class Tap:
+    """data: [rows of the step, width] float32, read into or written from."""
+
+    point: int
+    layer: int
+    data: np.ndarray
+    write: bool = False
+
+
 class _Outputs:
     """Arrays for a step to write, and the options that point to them."""
 
-    def __init__(self, vocab_size: int, n_rows: int, *, rows: int = lib.CF_ROWS_ALL, sample: bool = True, top_n: int = 0, targets=None, cancellation=ffi.NULL):
+    def __init__(
+        self,
+        vocab_size: int,
+        n_rows: int,
+        *,
+        rows: int = lib.CF_ROWS_ALL,
+        sample: bool = True,
+        top_n: int = 0,
+        targets=None,
+        taps: Sequence[Tap] = (),
+        cancellation=ffi.NULL,
+    ):
         self.step = step = Step(
             logits=np.empty((n_rows, vocab_size), np.float32),
             row_tokens=np.empty(n_rows, np.int32) if sample else None,
@@ -151,7 +173,15 @@ class _Outputs:
             row_tokens=self._pointer("int32_t", step.row_tokens),
             row_status=self._pointer("int32_t", step.row_status),
         )
-        self.options = make("cf_step_options", sample=int(sample), outputs=self.struct, cancellation=cancellation)
+        self._taps = ffi.new("cf_tap[]", len(taps))
+        for descriptor, tap in zip(self._taps, taps):
+            check(lib.cf_tap_init(ffi.addressof(descriptor), ffi.sizeof("cf_tap")))
+            descriptor.point, descriptor.layer = tap.point, tap.layer
+            descriptor.action = lib.CF_TAP_WRITE if tap.write else lib.CF_TAP_READ
+            descriptor.data = self._pointer("float", tap.data)
+        self.options = make(
+            "cf_step_options", sample=int(sample), outputs=self.struct, taps=self._taps, n_taps=len(taps), cancellation=cancellation
+        )
 
     def _pointer(self, kind: str, array):
         if array is None:
