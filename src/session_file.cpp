@@ -276,7 +276,7 @@ class Reader {
 
 Header read_header(Reader& in, uint64_t size_bytes, const Model& model) {
   const Header header = in.value<Header>();
-  if (std::memcmp(header.magic, kMagic, sizeof kMagic)) in.invalid("is not a saved session");
+  if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0) in.invalid("is not a saved session");
   if (header.version != kVersion) in.invalid("has format version ", header.version, ", this library reads ", kVersion);
   if (header.total_bytes != size_bytes) in.invalid("has ", size_bytes, " bytes, but was saved with ", header.total_bytes);
   if (header.fingerprint != fingerprint_of(model)) fail(CF_ERROR_MISMATCH, "the session was saved from another model, or from other weights");
