@@ -1,17 +1,35 @@
 #include "memory.h"
 
+#include <sys/mman.h>
+
 #include <new>
 
 #include "error.h"
 
 namespace cf {
 
-Allocator host_allocator() {
-  return {
-      [](void*, cf_device_kind, int32_t, size_t bytes, size_t alignment) { return operator new(bytes, std::align_val_t(alignment), std::nothrow); },
-      [](void*, cf_device_kind, int32_t, void* address, size_t, size_t alignment) { operator delete(address, std::align_val_t(alignment)); },
-      nullptr};
+namespace {
+
+// Large blocks begin on a huge page and ask for huge pages: weights are read at the speed of memory, not of page walks.
+constexpr size_t kHugePage = 2 << 20;
+
+size_t host_alignment(size_t bytes, size_t alignment) { return bytes >= kHugePage ? kHugePage : alignment; }
+
+void* host_allocate(void*, cf_device_kind, int32_t, size_t bytes, size_t alignment) {
+  void* address = operator new(bytes, std::align_val_t(host_alignment(bytes, alignment)), std::nothrow);
+#ifdef MADV_HUGEPAGE
+  if (address && bytes >= kHugePage) madvise(address, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);  // a wish: it may be refused
+#endif
+  return address;
 }
+
+void host_free(void*, cf_device_kind, int32_t, void* address, size_t bytes, size_t alignment) {
+  operator delete(address, std::align_val_t(host_alignment(bytes, alignment)));
+}
+
+}  // namespace
+
+Allocator host_allocator() { return {host_allocate, host_free, nullptr}; }
 
 void* Memory::allocate(size_t bytes) {
   void* address = allocator_.allocate(allocator_.user, kind_, ordinal_, bytes, kAlignment);
