@@ -26,8 +26,7 @@ int32_t usable_threads() {
 
 const char* isa_name(cf_cpu_isa isa) { return isa == CF_CPU_ISA_AVX512 ? "AVX-512" : isa == CF_CPU_ISA_AVX2 ? "AVX2" : "baseline"; }
 
-// The caller's activations [rows, width], and ours in float.
-void read_activations(const void* src, cf_dtype dtype, int64_t count, float* dst) { to_float(src, dtype, count, dst); }
+// Ours, in float, to the caller's; NULL: not wanted.
 void write_activations(const float* src, cf_dtype dtype, int64_t count, void* dst) {
   if (dst) from_float(src, dtype, count, dst);
 }
@@ -84,10 +83,10 @@ void CpuBackend::run_block(const Model& model, BlockPart part, int32_t layer, co
   if (*o.step_status != CF_OK) return;
   Workspace w(context_.host_memory(), c, false);
   const Forward forward(c, static_cast<const CpuWeights&>(model.weights()), *kernels_, threads_);
-  read_activations(o.hidden, o.activation_dtype, hidden, w.hidden);
+  to_float(o.hidden, o.activation_dtype, hidden, w.hidden);
   if (part == BlockPart::kMlpDown) {
-    read_activations(o.attention_output, o.activation_dtype, hidden, w.attention);
-    read_activations(o.mlp_activation, o.activation_dtype, activation, w.activation);
+    to_float(o.attention_output, o.activation_dtype, hidden, w.attention);
+    to_float(o.mlp_activation, o.activation_dtype, activation, w.activation);
   } else {
     const int64_t position = *o.position;
     if (position < 0) return void(*o.step_status = CF_ERROR_INVALID_ARGUMENT);

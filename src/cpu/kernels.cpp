@@ -56,7 +56,7 @@ HWY_INLINE void dot_tile(const T* w, const float* x, int64_t k, float* sums) {
     for (int m = 0; m < M; m++) xv[m] = load(x + m * k + i);
     for (int n = 0; n < N; n++) {
       const Vec wv = load(w + n * k + i);
-      hwy::Prefetch(w + (N + n) * k + i);
+      hwy::Prefetch(w + (N + n) * k + i);  // the next tile's rows; past the last one a prefetch does nothing
       for (int m = 0; m < M; m++) acc[n][m] = hn::MulAdd(wv, xv[m], acc[n][m]);
     }
   }
