@@ -190,6 +190,28 @@ static void test_norms_are_right(void) {
   });
 }
 
+static void test_activations_are_right(void) {
+  constexpr int64_t kN = 4003;  // no multiple of any vector's length
+  std::vector<float> x(kN), other(kN), out(kN);
+  for (int64_t i = 0; i < kN; i++) x[size_t(i)] = float(i - kN / 2) * 0.01f, other[size_t(i)] = 1 + float(i % 7);
+  x[0] = -1000, x[1] = 1000, x[2] = -0.0f, x[3] = NAN;
+  on_each_isa([&](const cf::Kernels& kernels) {
+    for (cf_activation kind : {CF_ACTIVATION_GELU, CF_ACTIVATION_GELU_TANH, CF_ACTIVATION_SWIGLU}) {
+      std::fill(out.begin(), out.end(), NAN);
+      kernels.activate(kind, x.data(), other.data(), kN, out.data());
+      for (size_t i = 0; i < size_t(kN); i++) {
+        const double v = double(x[i]);
+        const double expected = kind == CF_ACTIVATION_GELU ? 0.5 * v * std::erfc(-v * std::sqrt(0.5))
+                                : kind == CF_ACTIVATION_GELU_TANH
+                                    ? 0.5 * v * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (v + 0.044715 * v * v * v)))
+                                    : v / (1 + std::exp(-v)) * double(other[i]);
+        if (i == 3) TEST_ASSERT_TRUE(std::isnan(out[i]));
+        else TEST_ASSERT_DOUBLE_WITHIN(1e-6 * std::fabs(expected) + 1e-7, expected, out[i]);
+      }
+    }
+  });
+}
+
 int main() {
   UNITY_BEGIN();
   RUN_TEST(test_there_is_always_a_best_one);
@@ -198,5 +220,6 @@ int main() {
   RUN_TEST(test_attention_is_right);
   RUN_TEST(test_attention_does_not_show_where_pages_lie);
   RUN_TEST(test_norms_are_right);
+  RUN_TEST(test_activations_are_right);
   return UNITY_END();
 }

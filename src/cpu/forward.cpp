@@ -25,10 +25,6 @@ void each_array(const cf_model_config& c, bool with_logits, Workspace* w, Visit 
   visit(member(&Workspace::sine), rows(c.rotary_dim / 2));
   visit(member(&Workspace::logits), with_logits ? mul(uint64_t(kHeadRows), uint64_t(c.vocab_size)) : 0);
 }
-
-float gelu(float x) { return 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752f)); }
-float gelu_tanh(float x) { return 0.5f * x * (1.0f + std::tanh(0.79788456080286536f * (x + 0.044715f * x * x * x))); }
-float silu(float x) { return x / (1.0f + std::exp(-x)); }
 }  // namespace
 
 uint64_t Workspace::bytes(const cf_model_config& config, bool with_logits) {
@@ -121,17 +117,7 @@ void Forward::mlp_up(const SlotStorage& layer, const float* x, int64_t rows, Wor
   threads_.run(rows * pieces, [&](int64_t task) {
     const int64_t r = task / pieces, first = task % pieces * kPiece, last = std::min(inter, first + kPiece);
     const float* in = w.up + r * width;
-    float* out = w.activation + r * inter;
-    switch (config_.activation) {
-      case CF_ACTIVATION_SWIGLU:
-        for (int64_t i = first; i < last; i++) out[i] = silu(in[i]) * in[inter + i];
-        break;
-      case CF_ACTIVATION_GELU:
-        for (int64_t i = first; i < last; i++) out[i] = gelu(in[i]);
-        break;
-      default:
-        for (int64_t i = first; i < last; i++) out[i] = gelu_tanh(in[i]);
-    }
+    kernels_.activate(config_.activation, in + first, in + inter + first, last - first, w.activation + r * inter + first);
   });
 }
 

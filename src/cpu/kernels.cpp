@@ -6,7 +6,6 @@
 #define HWY_TARGET_INCLUDE "cpu/kernels.cpp"
 #include <hwy/foreach_target.h>
 // after foreach_target.h
-#include <hwy/cache_control.h>
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
@@ -45,7 +44,7 @@ HWY_INLINE float sum(Vec v) { return hn::GetLane(hn::SumOfLanes(d, v)); }
 
 // sums[n * M + m] = w row n times x row m. Each sum has its own vector accumulator, so N and M do not show in its bits.
 template <int N, int M, class T>
-HWY_INLINE void dot_tile(const T* w, const float* x, int64_t k, float* sums) {
+HWY_INLINE void dot_tile(const T* const* w, const float* x, int64_t k, float* sums) {
   constexpr int64_t lanes = hn::MaxLanes(Floats());
   Vec acc[N][M];
   for (int n = 0; n < N; n++)
@@ -55,14 +54,13 @@ HWY_INLINE void dot_tile(const T* w, const float* x, int64_t k, float* sums) {
     Vec xv[M];
     for (int m = 0; m < M; m++) xv[m] = load(x + m * k + i);
     for (int n = 0; n < N; n++) {
-      const Vec wv = load(w + n * k + i);
-      hwy::Prefetch(w + (N + n) * k + i);  // the next tile's rows; past the last one a prefetch does nothing
+      const Vec wv = load(w[n] + i);
       for (int m = 0; m < M; m++) acc[n][m] = hn::MulAdd(wv, xv[m], acc[n][m]);
     }
   }
   if (i < k) {
     for (int n = 0; n < N; n++) {
-      const Vec wv = load_part(w + n * k + i, k - i);
+      const Vec wv = load_part(w[n] + i, k - i);
       for (int m = 0; m < M; m++) acc[n][m] = hn::MulAdd(wv, load_part(x + m * k + i, k - i), acc[n][m]);
     }
   }
@@ -70,34 +68,41 @@ HWY_INLINE void dot_tile(const T* w, const float* x, int64_t k, float* sums) {
     for (int m = 0; m < M; m++) sums[n * M + m] = sum(acc[n][m]);
 }
 
+// Columns column, column + stride, ... of M rows of the output.
 template <int N, int M, class T>
-HWY_INLINE void matmul_tile(const MatmulArgs& a, const T* w, int64_t column, int64_t row) {
-  float sums[N * M];
+HWY_INLINE void matmul_tile(const MatmulArgs& a, const T* w, int64_t column, int64_t stride, int64_t row) {
   const int64_t k = a.w.cols;
-  dot_tile<N, M>(w + column * k, a.x + row * k, k, sums);
+  const T* columns[N];
+  for (int n = 0; n < N; n++) columns[n] = w + (column + n * stride) * k;
+  float sums[N * M];
+  dot_tile<N, M>(columns, a.x + row * k, k, sums);
   for (int m = 0; m < M; m++) {
     float* out = a.out + (row + m) * a.w.rows + column;
-    for (int n = 0; n < N; n++) {
-      const float value = a.bias ? sums[n * M + m] + a.bias[column + n] : sums[n * M + m];
-      out[n] = a.add ? out[n] + value : value;
+    for (int n = 0; n < N; n++, out += stride) {
+      const float value = a.bias ? sums[n * M + m] + a.bias[column + n * stride] : sums[n * M + m];
+      *out = a.add ? *out + value : value;
     }
   }
 }
 
+// Columns [first, last) as N streams, each through its own contiguous part of w: the hardware's prefetchers follow a
+// stream that goes on, and lose one that jumps N rows ahead at every row's end. Returns the first column left over.
 template <int N, class T>
-HWY_INLINE void matmul_columns(const MatmulArgs& a, const T* w, int64_t column) {
-  int64_t row = 0;
-  for (; row + 4 <= a.n_rows; row += 4) matmul_tile<N, 4>(a, w, column, row);
-  for (; row < a.n_rows; row++) matmul_tile<N, 1>(a, w, column, row);
+HWY_INLINE int64_t matmul_streams(const MatmulArgs& a, const T* w, int64_t first, int64_t last) {
+  const int64_t stride = (last - first) / N;
+  for (int64_t column = first; column < first + stride; column++) {
+    int64_t row = 0;
+    for (; row + 4 <= a.n_rows; row += 4) matmul_tile<N, 4>(a, w, column, stride, row);
+    for (; row < a.n_rows; row++) matmul_tile<N, 1>(a, w, column, stride, row);
+  }
+  return first + N * stride;
 }
 
 template <class T>
 void matmul_of(const MatmulArgs& a, const T* w, int64_t first, int64_t last) {
-  int64_t column = first;
-  if (a.n_rows < 4)  // one stream per row of w: eight of them keep the memory and both multiply-add units busy
-    for (; column + 8 <= last; column += 8) matmul_columns<8>(a, w, column);
-  for (; column + 4 <= last; column += 4) matmul_columns<4>(a, w, column);
-  for (; column < last; column++) matmul_columns<1>(a, w, column);
+  if (a.n_rows < 4) first = matmul_streams<8>(a, w, first, last);  // with four rows or more, 16 sums fill the registers
+  first = matmul_streams<4>(a, w, first, last);
+  matmul_streams<1>(a, w, first, last);
 }
 
 void matmul(const MatmulArgs& a, int64_t first, int64_t last) {
@@ -124,6 +129,17 @@ void token_addresses(const T* base, const KvView& kv, int64_t head, int64_t firs
 // The larger of two, or NaN once either is: a score that is not a number must show in the result.
 HWY_INLINE float max_or_nan(float a, float b) { return b > a || b != b ? b : a; }
 
+// out = out * shrink + sum over j of weights[j] values[j], for N vectors from element i on: N independent chains.
+template <int N, class T>
+HWY_INLINE void add_values(const float* weights, const T* const* values, int64_t n, int64_t i, Vec shrink, float* out) {
+  constexpr int64_t lanes = hn::MaxLanes(Floats());
+  Vec acc[N];
+  for (int c = 0; c < N; c++) acc[c] = hn::Mul(hn::LoadU(d, out + i + c * lanes), shrink);
+  for (int64_t j = 0; j < n; j++)
+    for (int c = 0; c < N; c++) acc[c] = hn::MulAdd(hn::Set(d, weights[j]), load(values[j] + i + c * lanes), acc[c]);
+  for (int c = 0; c < N; c++) hn::StoreU(acc[c], d, out + i + c * lanes);
+}
+
 // Softmax(q K) V with a running maximum (Milakov and Gimelshein, 2018), block by block.
 template <class T>
 void attend_of(const AttendArgs& a) {
@@ -139,8 +155,10 @@ void attend_of(const AttendArgs& a) {
     token_addresses(static_cast<const T*>(a.kv.v), a.kv, a.kv_head, first, n, values);
     HWY_ALIGN float weights[kBlock];
     float block_most = -INFINITY;
+    int64_t key = 0;
+    for (; key + 4 <= n; key += 4) dot_tile<4, 1>(keys + key, a.q, dim, weights + key);
+    for (; key < n; key++) dot_tile<1, 1>(keys + key, a.q, dim, weights + key);
     for (int64_t i = 0; i < n; i++) {
-      dot_tile<1, 1>(keys[i], a.q, dim, &weights[i]);
       weights[i] *= a.scale;
       block_most = max_or_nan(block_most, weights[i]);
     }
@@ -153,11 +171,9 @@ void attend_of(const AttendArgs& a) {
       hn::StoreU(w, d, weights + i);
       total = hn::Add(total, w);
     }
-    for (int64_t i = 0; i < dim; i += lanes) {  // head_dim is a multiple of 16, the most lanes there are
-      Vec acc = hn::Mul(hn::LoadU(d, a.out + i), shrink);
-      for (int64_t j = 0; j < n; j++) acc = hn::MulAdd(hn::Set(d, weights[j]), load(values[j] + i), acc);
-      hn::StoreU(acc, d, a.out + i);
-    }
+    int64_t i = 0;  // head_dim is a multiple of 16, the most lanes there are
+    for (; i + 4 * lanes <= dim; i += 4 * lanes) add_values<4>(weights, values, n, i, shrink, a.out);
+    for (; i < dim; i += lanes) add_values<1>(weights, values, n, i, shrink, a.out);
     most = now;
   }
   const float scale = 1.0f / sum(total);
@@ -202,9 +218,69 @@ void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* 
   for (int64_t i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
 }
 
+template <size_t N>
+HWY_INLINE Vec polynomial(Vec x, const float (&c)[N]) {
+  Vec value = hn::Set(d, c[N - 1]);
+  for (size_t i = N - 1; i-- > 0;) value = hn::MulAdd(value, x, hn::Set(d, c[i]));
+  return value;
+}
+
+// 1 + erf(x), relative error below 4e-7 down to x = -4.2 and absolute below 3e-9 beyond. Minimax fits of our own:
+// erf(x) = x P(x^2) below 1, erfc(x) = exp(x Q(x)) from there on.
+HWY_INLINE Vec one_plus_erf(Vec x) {
+  constexpr float kP[] = {1.1283791065216064f,   -0.3761262595653534f,    0.11283600330352783f,  -0.026854444295167923f,
+                          0.005189535673707724f, -0.0008020842215046287f, 7.889122935011983e-05f};
+  constexpr float kQ[] = {-1.128613829612732f,     -0.6354115009307861f,     -0.10550578683614731f,   0.0226955134421587f,
+                          -0.0027342145331203938f, -0.00014811469009146094f, 0.00013715725799556822f, -2.7235981178819202e-05f,
+                          2.6359205094195204e-06f, -1.0599531208299595e-07f};
+  const Vec one = hn::Set(d, 1.0f), a = hn::Abs(x);
+  const Vec near = hn::MulAdd(x, polynomial(hn::Mul(x, x), kP), one);
+  const Vec tail = hn::Exp(d, hn::Mul(a, polynomial(hn::Min(a, hn::Set(d, 4.2f)), kQ)));  // erfc(|x|)
+  const Vec far = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(hn::Set(d, 2.0f), tail));
+  return hn::IfThenElse(hn::Lt(a, one), near, far);
+}
+
+HWY_INLINE Vec gelu(Vec x) { return hn::Mul(hn::Mul(hn::Set(d, 0.5f), x), one_plus_erf(hn::Mul(x, hn::Set(d, 0.70710678118654752f)))); }
+
+// x / (1 + exp(-y)); exp is bounded, as Highway's gives nonsense where the result would overflow.
+HWY_INLINE Vec times_sigmoid(Vec x, Vec y) { return hn::Div(x, hn::Add(hn::Set(d, 1.0f), hn::Exp(d, hn::Min(hn::Neg(y), hn::Set(d, 88.0f))))); }
+
+HWY_INLINE Vec silu(Vec x) { return times_sigmoid(x, x); }
+
+// 0.5 (1 + tanh y) is the sigmoid of 2 y: no difference that cancels for negative y.
+HWY_INLINE Vec gelu_tanh(Vec x) {
+  const Vec cubic = hn::MulAdd(hn::Mul(hn::Set(d, 0.044715f), hn::Mul(x, x)), x, x);
+  return times_sigmoid(x, hn::Mul(cubic, hn::Set(d, 2 * 0.79788456080286536f)));
+}
+
+// out[i] = f(x[i]) (* other[i] if that is not NULL)
+template <class F>
+HWY_INLINE void activate_with(const float* x, const float* other, int64_t n, float* out, F f) {
+  constexpr int64_t lanes = hn::MaxLanes(Floats());
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const Vec value = f(load(x + i));
+    hn::StoreU(other ? hn::Mul(value, load(other + i)) : value, d, out + i);
+  }
+  if (i < n) {
+    HWY_ALIGN float rest[lanes];
+    const Vec value = f(load_part(x + i, n - i));
+    hn::StoreU(other ? hn::Mul(value, load_part(other + i, n - i)) : value, d, rest);
+    std::copy_n(rest, n - i, out + i);
+  }
+}
+
+void activate(cf_activation kind, const float* x, const float* other, int64_t n, float* out) {
+  switch (kind) {
+    case CF_ACTIVATION_SWIGLU: return activate_with(x, other, n, out, [](Vec v) { return silu(v); });
+    case CF_ACTIVATION_GELU: return activate_with(x, nullptr, n, out, [](Vec v) { return gelu(v); });
+    default: return activate_with(x, nullptr, n, out, [](Vec v) { return gelu_tanh(v); });
+  }
+}
+
 constexpr cf_cpu_isa kIsa = HWY_TARGET == HWY_AVX3 ? CF_CPU_ISA_AVX512 : HWY_TARGET == HWY_AVX2 ? CF_CPU_ISA_AVX2 : CF_CPU_ISA_BASELINE;
 extern const Kernels kKernels;
-const Kernels kKernels = {kIsa, matmul, attend, layer_norm, rms_norm};
+const Kernels kKernels = {kIsa, matmul, attend, layer_norm, rms_norm, activate};
 
 }  // namespace HWY_NAMESPACE
 }  // namespace cf

@@ -45,6 +45,8 @@ struct Kernels {
   // out may be x.
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t n, float* out);
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
+  // n values of the MLP's activation function; SwiGLU: silu(x) * other.
+  void (*activate)(cf_activation kind, const float* x, const float* other, int64_t n, float* out);
 };
 
 // The table for `isa` (AUTO: the best this machine has), or NULL if the machine lacks it.

@@ -27,7 +27,7 @@ ROOT = HERE.parents[1]
 for folder in ("bindings/python", "tests/golden", "tests/python"):
     sys.path.insert(0, str(ROOT / folder))
 
-from decoder import Context, Model, Session, check, decode_batch, lib, make  # noqa: E402
+from decoder import Context, Model, Session, check, created, decode_batch, lib, make  # noqa: E402
 
 # hidden, layers, heads, vocabulary
 SHAPES = {"pythia-14m": (128, 6, 4, 50304), "pythia-70m": (512, 6, 8, 50304), "pythia-160m": (768, 12, 12, 50304), "pythia-410m": (1024, 24, 16, 50304)}
@@ -78,21 +78,32 @@ def write_checkpoint(directory: Path, config: dict) -> int:
     return 8 + len(text) + offset
 
 
+def interleaved_seconds(calls, rounds: int, runs: int = 1) -> list[float]:
+    """Medians of calls made in turn, `runs` of each a round, so that a neighbour's load falls on all of them."""
+    times = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, seconds in zip(calls, times):
+            for _ in range(runs):
+                start = time.perf_counter()
+                call()
+                seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) for seconds in times]
+
+
 def median_seconds(call, runs: int) -> float:
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return interleaved_seconds([call], runs)[0]
 
 
-def read_bandwidth(threads: int) -> float:
-    """bytes per second"""
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "read_bandwidth"
-        subprocess.run([os.environ.get("CC", "cc"), "-O3", "-march=native", "-pthread", str(HERE / "read_bandwidth.c"), "-o", str(program)], check=True)
-        return float(subprocess.run([program, str(threads), "1"], check=True, capture_output=True, text=True).stdout) * 1e9
+class ReadBandwidth:
+    """bytes per second that all cores together read"""
+
+    def __init__(self, folder: Path):
+        self.program = folder / "read_bandwidth"
+        subprocess.run([os.environ.get("CC", "cc"), "-O3", "-march=native", "-pthread", str(HERE / "read_bandwidth.c"), "-o", str(self.program)], check=True)
+
+    def measure(self) -> float:
+        threads = len(os.sched_getaffinity(0))
+        return float(subprocess.run([self.program, str(threads), "1"], check=True, capture_output=True, text=True).stdout) * 1e9
 
 
 def gemm_rate(config: dict, rows: int, runs: int) -> float:
@@ -146,45 +157,82 @@ class Bench:
         self.report("load", median(loads), "s", "x pread", median(loads) / median(preads), "<= 1.5")
         return model
 
+    def prompt(self, n_tokens: int) -> list[int]:
+        return np.random.default_rng(3).integers(0, self.config["vocab_size"], n_tokens).tolist()
+
     def decode(self, model: Model, context_tokens: int = 128) -> float:
-        threads = os.sched_getaffinity(0)
-        bandwidth = read_bandwidth(len(threads))
-        self.report(f"read bandwidth, {len(threads)} threads", bandwidth * 1e-9, "GB/s")
         h, vocab = self.config["hidden_size"], self.config["vocab_size"]
         step_bytes = self.weights.stat().st_size - 2 * h * vocab  # the input embedding is one row
         kv_bytes = 2 * self.config["num_hidden_layers"] * context_tokens * h * 4  # F32
+        prompt = self.prompt(context_tokens)
         session = Session(model, capacity_tokens=1024)
-        prompt = list(np.random.default_rng(3).integers(0, vocab, context_tokens))
-
-        def step():
-            check(lib.cf_session_truncate(session.handle, context_tokens))
-            check(lib.cf_decode_step(session.handle, lib.CF_TOKEN_PENDING, make("cf_step_options")))
-            session.wait()
-
         session.prefill(prompt, rows=lib.CF_ROWS_LAST)
-        step()
-        seconds = median_seconds(step, self.runs * 4)
-        self.report(f"decode step at context {context_tokens}", seconds * 1e3, "ms")
-        self.report("decode, weight bytes moved", step_bytes / seconds * 1e-9, "GB/s", "of bandwidth", step_bytes / seconds / bandwidth, ">= 0.8")
-        self.report("decode, with KV", (step_bytes + kv_bytes) / seconds * 1e-9, "GB/s", "of bandwidth", (step_bytes + kv_bytes) / seconds / bandwidth)
-
-        sessions = [Session(model, capacity_tokens=256) for _ in range(8)]
-        for other in sessions:
+        batch = [Session(model, capacity_tokens=256) for _ in range(8)]
+        for other in batch:
             other.prefill(prompt, rows=lib.CF_ROWS_LAST)
 
-        def eight():
-            for other in sessions:
-                check(lib.cf_session_truncate(other.handle, context_tokens))
-            decode_batch(sessions)
+        def one():
+            check(lib.cf_session_truncate(session.handle, context_tokens))
+            check(lib.cf_decode_step(session.handle, prompt[0], make("cf_step_options")))
+            session.wait()
 
-        eight()
-        eight_seconds = median_seconds(eight, self.runs)
-        self.report("eight sessions in one step", eight_seconds * 1e3, "ms", "x one row", eight_seconds / seconds, "<= 2")
-        return seconds
+        def eight_positions():
+            check(lib.cf_session_truncate(session.handle, context_tokens))
+            session.decode_positions(prompt[:8])
+
+        def eight_sessions():
+            for other in batch:
+                check(lib.cf_session_truncate(other.handle, context_tokens))
+            decode_batch(batch)
+
+        one(), eight_positions(), eight_sessions()  # warm
+        bandwidth = ReadBandwidth(self.directory.parent)
+        rates, seconds = [], []
+        for _ in range(3 if self.runs < 15 else 7):  # in turn: the machine's bandwidth moves with its neighbours
+            rates.append(bandwidth.measure())
+            seconds.append(median_seconds(one, self.runs))
+        share = statistics.median(step_bytes / s / rate for s, rate in zip(seconds, rates))
+        share_with_kv = statistics.median((step_bytes + kv_bytes) / s / rate for s, rate in zip(seconds, rates))
+        step = statistics.median(seconds)
+        self.report(f"read bandwidth, {len(os.sched_getaffinity(0))} threads", statistics.median(rates) * 1e-9, "GB/s")
+        self.report(f"decode step at context {context_tokens}", step * 1e3, "ms")
+        self.report("decode, weight bytes moved", step_bytes / step * 1e-9, "GB/s", "of bandwidth", share, ">= 0.8")
+        self.report("decode, with KV", (step_bytes + kv_bytes) / step * 1e-9, "GB/s", "of bandwidth", share_with_kv)
+        alone, positions, sessions = interleaved_seconds([one, eight_positions, eight_sessions], 3, self.runs * 2)
+        self.report("eight positions in one step", positions * 1e3, "ms", "x one row", positions / alone, "<= 2")
+        self.report("eight sessions in one step", sessions * 1e3, "ms", "x one row", sessions / alone)
+        more_bytes = (step_bytes + 8 * kv_bytes) / (step_bytes + kv_bytes)
+        self.report("eight sessions, over the ratio of bytes", sessions * 1e3, "ms", "x one row", sessions / alone / more_bytes, "<= 2")
+        return step
+
+    def page_order(self, model: Model, context_tokens: int = 896, page_tokens: int = 16) -> None:
+        """Two sessions of one pool with the same text: the pages of one in order, those of the other shuffled."""
+        pages = -(-(context_tokens + 1) // page_tokens)
+        pool = created("cf_kv_pool", lib.cf_kv_pool_create, model.handle, make("cf_kv_pool_options", capacity_tokens=2 * pages * page_tokens, page_tokens=page_tokens))
+        prompt = self.prompt(context_tokens)
+        ordered = Session(model, pool=pool, capacity_tokens=pages * page_tokens)
+        ordered.prefill(prompt, rows=lib.CF_ROWS_LAST)
+        holders = [Session(model, pool=pool, capacity_tokens=page_tokens) for _ in range(pages)]
+        for holder in holders:  # one page each, given back in random order: so the pool hands them out again
+            holder.prefill(prompt[:1], rows=lib.CF_ROWS_LAST)
+        del holder
+        for i in np.random.default_rng(5).permutation(pages):
+            holders[i] = None
+        shuffled = Session(model, pool=pool, capacity_tokens=pages * page_tokens)
+        shuffled.prefill(prompt, rows=lib.CF_ROWS_LAST)
+
+        def step(session):
+            check(lib.cf_session_truncate(session.handle, context_tokens))
+            return session.decode_step(prompt[0])
+
+        if not np.array_equal(step(ordered).logits, step(shuffled).logits):
+            sys.exit("the order of pages shows in the logits")
+        in_order, in_random = interleaved_seconds([lambda: step(ordered), lambda: step(shuffled)], self.runs * 4)
+        self.report(f"decode step at context {context_tokens}, pages shuffled", in_random * 1e3, "ms", "x in order", in_random / in_order, "<= 1.02")
 
     def prefill(self, model: Model, n_tokens: int = 512) -> float:
         session = Session(model, capacity_tokens=1024)
-        prompt = list(np.random.default_rng(4).integers(0, self.config["vocab_size"], n_tokens))
+        prompt = self.prompt(n_tokens)
 
         def run():
             check(lib.cf_session_truncate(session.handle, 0))
@@ -255,6 +303,7 @@ def main() -> None:
         bench = Bench(directory, config, runs=3 if arguments.quick else 15)
         model = bench.load()
         decode_seconds = bench.decode(model)
+        bench.page_order(model)
         prefill_seconds = bench.prefill(model)
         bench.memory()
         if arguments.torch:

@@ -45,7 +45,7 @@ def make(type_name: str, **fields):
     return struct
 
 
-def _created(type_name: str, call, *arguments):
+def created(type_name: str, call, *arguments):
     """What `call` writes to its last argument, destroyed with the object returned."""
     out = ffi.new(f"{type_name}**")
     check(call(*arguments, out))
@@ -63,7 +63,7 @@ class Context:
         if log:
             self._log = ffi.callback("cf_log_fn", lambda user, level, message: log(level, ffi.string(message).decode()))
             options.log, options.log_level = self._log, lib.CF_LOG_DEBUG
-        self.handle = _created("cf_context", lib.cf_context_create, options)
+        self.handle = created("cf_context", lib.cf_context_create, options)
 
 
 class Model:
@@ -75,11 +75,11 @@ class Model:
 
     @classmethod
     def load(cls, context: Context, directory, **options) -> "Model":
-        return cls(context, _created("cf_model", lib.cf_model_load, context.handle, str(directory).encode(), make("cf_model_options", **options)))
+        return cls(context, created("cf_model", lib.cf_model_load, context.handle, str(directory).encode(), make("cf_model_options", **options)))
 
     @classmethod
     def create(cls, context: Context, config, **options) -> "Model":
-        return cls(context, _created("cf_model", lib.cf_model_create, context.handle, config, make("cf_model_options", **options)))
+        return cls(context, created("cf_model", lib.cf_model_create, context.handle, config, make("cf_model_options", **options)))
 
     def load_layer(self, layer: int, tensors: dict) -> None:
         """tensors: role -> weights.Tensor, of any row stride."""
@@ -193,7 +193,7 @@ class _Outputs:
 class Session:
     def __init__(self, model: Model, **options):
         self.model = model
-        self.handle = _created("cf_session", lib.cf_session_create, model.handle, make("cf_session_options", **options))
+        self.handle = created("cf_session", lib.cf_session_create, model.handle, make("cf_session_options", **options))
 
     def prefill(self, tokens, *, rows: int = lib.CF_ROWS_ALL, **wanted) -> Step:
         outputs = _Outputs(self.model.vocab_size, len(tokens) if rows == lib.CF_ROWS_ALL else 1, rows=rows, **wanted)
