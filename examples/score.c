@@ -44,7 +44,9 @@ static int32_t* read_tokens(const char* path, int as_ids, size_t* n) {
     if (c == EOF) break;
     if (as_ids) {
       ungetc(c, file);
-      if (fscanf(file, "%" SCNd32, &tokens[*n]) != 1) die("not a list of token ids: ", path);
+      int64_t id;
+      if (fscanf(file, "%18" SCNd64, &id) != 1 || id < 0 || id > INT32_MAX) die("not a list of token ids: ", path);
+      tokens[*n] = (int32_t)id;
     }
   }
   if (ferror(file)) die("cannot read ", path);
@@ -87,7 +89,7 @@ int main(int argc, char** argv) {
   if (!window) window = config.max_position_embeddings;
   if (window > config.max_position_embeddings) die("--window is longer than the model's context", "");
   if (!stride) stride = window > 1 ? window / 2 : 1;
-  if (stride > window) die("--stride is longer than --window: tokens would be left out", "");
+  if (window < 2 || stride >= window) die("--stride must be shorter than --window: the first token of a window is not predicted in it", "");
   size_t n;
   int32_t* tokens = read_tokens(path, as_ids, &n);
   if (n < 2) die("nothing to score: fewer than two tokens in ", path);
@@ -111,6 +113,7 @@ int main(int argc, char** argv) {
   options.outputs = &outputs;
 
   double total = 0;
+  size_t n_scored = 0;
   size_t first = 1; /* not scored yet; nothing predicts token 0 */
   for (size_t begin = 0; first < n; begin += (size_t)stride) {
     const size_t end = begin + (size_t)window < n ? begin + (size_t)window : n;
@@ -120,13 +123,15 @@ int main(int argc, char** argv) {
     check(cf_prefill(session, tokens + begin, end - begin, &options));
     check(cf_session_wait(session, NULL));
     for (size_t r = 0; r < end - begin; r++) {
-      total += logprobs[r]; /* 0 without a target */
-      if (each && targets[r] >= 0) printf("%zu %" PRId32 " %.6f\n", begin + r + 1, targets[r], logprobs[r]);
+      if (targets[r] < 0) continue;
+      total += logprobs[r];
+      n_scored++;
+      if (each) printf("%zu %" PRId32 " %.6f\n", begin + r + 1, targets[r], logprobs[r]);
     }
     first = end;
   }
-  printf("%zu tokens, log-likelihood %.4f, %.4f bits a token, perplexity %.4f\n", n - 1, total, -total / (double)(n - 1) / log(2.0),
-         exp(-total / (double)(n - 1)));
+  const double mean = total / (double)n_scored;
+  printf("%zu tokens, log-likelihood %.4f, %.4f bits a token, perplexity %.4f\n", n_scored, total, -mean / log(2.0), exp(-mean));
 
   free(targets);
   free(logprobs);

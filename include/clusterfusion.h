@@ -529,7 +529,9 @@ enum { CF_ROWS_LAST = 0, CF_ROWS_ALL = 1 };
 /* What a step writes for the caller besides the sampled token. Row r belongs to the r-th position of a prefill (or the last
  * one, with CF_ROWS_LAST), the r-th position of cf_decode_positions, the r-th session of cf_decode_batch; cf_decode_step
  * and cf_decode_steps have one row (the last step's). V is vocab_size. NULL: not wanted. All arrays lie in `memory`, must stay
- * valid and hold undefined values until the step's status has been fetched; log-probabilities are natural, of the raw logits. */
+ * valid and hold undefined values until the step's status has been fetched; log-probabilities are natural, of the raw logits.
+ * CF_ERROR_NONFINITE_LOGITS is found where logits are computed, which is for rows that are sampled after or written here: keys and
+ * values that a write to a tap or a damaged weight made infinite may show only then. Truncating to before them mends the session. */
 typedef struct cf_outputs {
   uint32_t struct_size;
   cf_memory memory;
@@ -541,7 +543,9 @@ typedef struct cf_outputs {
   const int32_t* targets; /* [rows], token to score at each row, -1: none. Host memory, read before the call returns */
   float* target_logprobs; /* [rows] log-probability of the target, 0 where it is -1 */
   int32_t* row_tokens;    /* [rows] token sampled after each row; in a prefill only after the last, -1 elsewhere. Needs `sample` */
-  cf_status* row_status;  /* [rows] CF_OK, or why the row failed; where a step is all or nothing, rows that did not fail keep CF_OK */
+  cf_status* row_status;  /* [rows] CF_OK, or why the row failed. Where a step is all or nothing, a row that was computed before another
+                             one failed has CF_OK, and rows that were not computed have the step's status. Only row_status is defined for
+                             a row that failed */
 } cf_outputs;
 
 CF_API cf_status cf_outputs_init(cf_outputs* outputs, size_t struct_size);
@@ -636,7 +640,7 @@ CF_API cf_status cf_session_truncate(cf_session* session, int64_t position);
  * token that stood there, or this session's pending one, is its pending token; sampler and mask are this one's, a failed status is
  * not. The two share pages until one of them writes to a page that both hold, and takes a copy. options: as for
  * cf_session_create; the fork always lives in this session's pool, so pool must be NULL or that one, and page_tokens and kv_dtype
- * are not used. With `reserve` the copies are provided for; without it a step that needs one may find the pool full.
+ * are not used; NULL: this session's capacity and reserve. With `reserve` the copies are provided for; without it a step that needs one may find the pool full.
  * CF_ERROR_CACHE_FULL if the pool cannot give what is to be reserved, or keep what is to be shared: a private pool has only room
  * for a fork if its session was created with reserve 0. */
 CF_API cf_status cf_session_fork(cf_session* session, int64_t position, const cf_session_options* options, cf_session** fork);
@@ -646,12 +650,13 @@ CF_API cf_status cf_session_fork(cf_session* session, int64_t position, const cf
  * CPU and CUDA. The same state in pages of the same size gives the same bytes, however the session came to it. */
 CF_API cf_status cf_session_save(cf_session* session, void* buffer, size_t capacity_bytes, size_t* size_bytes);
 /* The same bytes into a file: all of them, or an older file stays. They are written to PATH.partial first, which must not exist.
- * CF_ERROR_IO. */
+ * A file that is replaced keeps its mode, a new one is for its owner alone; a symbolic link stays one. CF_ERROR_IO, also if PATH
+ * is there and is not a regular file. CF_ERROR_MISMATCH (of cf_session_save too): the weights were changed after the session began. */
 CF_API cf_status cf_session_save_file(cf_session* session, const char* path);
 /* A session that goes on where the saved one was. options: as for cf_session_create, except that kv_dtype AUTO is the saved one
  * in a private pool. With the same kv_dtype it gives the same bits, with any page_tokens; keys and values of another dtype are
- * converted. CF_ERROR_INVALID_FILE: not a saved session, of another version, or damaged. CF_ERROR_MISMATCH: of another model or
- * other weights. CF_ERROR_INVALID_ARGUMENT: more positions than the capacity. CF_ERROR_CACHE_FULL, CF_ERROR_NOT_LOADED, CF_ERROR_IO. */
+ * converted. CF_ERROR_INVALID_FILE: not a saved session, of another version, or damaged. CF_ERROR_MISMATCH: of another model,
+ * other weights or another weight_dtype (one damaged bit of the fingerprint looks the same). CF_ERROR_INVALID_ARGUMENT: more positions than the capacity. CF_ERROR_CACHE_FULL, CF_ERROR_NOT_LOADED, CF_ERROR_IO. */
 CF_API cf_status cf_session_restore(cf_model* model, const cf_session_options* options, const void* buffer, size_t size_bytes, cf_session** session);
 CF_API cf_status cf_session_restore_file(cf_model* model, const cf_session_options* options, const char* path, cf_session** session);
 

@@ -102,7 +102,6 @@ void check_context_options(const cf_context_options& o) {
   if (o.log_level < CF_LOG_NONE || o.log_level > CF_LOG_DEBUG) fail(CF_ERROR_INVALID_ARGUMENT, "log_level is ", o.log_level, ", which is none");
   if (!o.allocate != !o.free) fail(CF_ERROR_INVALID_ARGUMENT, "allocate and free must be set together");
   if (o.device_wait_limit_ms < 1) fail(CF_ERROR_INVALID_ARGUMENT, "device_wait_limit_ms is 0, expected at least 1");
-  if (o.reserved) fail(CF_ERROR_INVALID_ARGUMENT, "reserved is not 0");
 }
 
 cf_model_options take_model_options(const cf_model_options* options) {
@@ -528,7 +527,7 @@ cf_status cf_session_truncate(cf_session* session, int64_t position) {
 cf_status cf_session_fork(cf_session* session, int64_t position, const cf_session_options* options, cf_session** fork) {
   return on(session, "session", [&](Session& s) {
     check_pointer(fork, "fork");
-    *fork = new cf_session{s.fork(position, take_struct(options, "options"))};
+    *fork = new cf_session{s.fork(position, options ? take_struct(options, "options") : s.options_for_fork())};
   });
 }
 

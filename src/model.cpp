@@ -119,17 +119,21 @@ void Model::check_loaded() const {
   for (int32_t layer = 0; layer < config_.n_layers; layer++) check_layer_loaded(layer);
 }
 
-void Model::query(cf_model_info& info) const {
-  auto lock = lock_for_step();
+uint64_t Model::fingerprint() const {
   Fingerprint f;
   add_config(f, config_);
   f.add(static_cast<uint64_t>(weight_dtype_));
   f.add(contents_.globals_fingerprint);
+  for (const uint64_t layer : contents_.layer_fingerprints) f.add(layer);
+  return f.value();
+}
+
+void Model::query(cf_model_info& info) const {
+  auto lock = lock_for_step();
   info.globals_loaded = contents_.globals_fingerprint != 0;
   std::vector<cf_dtype> dtypes;  // of what is loaded
   if (info.globals_loaded) dtypes.push_back(contents_.globals_dtype);
   for (size_t layer = 0; layer < contents_.layer_fingerprints.size(); layer++) {
-    f.add(contents_.layer_fingerprints[layer]);
     if (!contents_.layer_fingerprints[layer]) continue;
     info.n_layers_loaded++;
     dtypes.push_back(contents_.layer_dtypes[layer]);
@@ -138,7 +142,7 @@ void Model::query(cf_model_info& info) const {
   info.weight_dtype = same ? dtypes[0] : cf_dtype{CF_DTYPE_AUTO};
   info.weights_bytes = contents_.weights->allocated_bytes();
   info.parameters = parameter_count(config_);
-  info.fingerprint = info.globals_loaded && info.n_layers_loaded == config_.n_layers ? f.value() : 0;
+  info.fingerprint = info.globals_loaded && info.n_layers_loaded == config_.n_layers ? fingerprint() : 0;
 }
 
 }  // namespace cf

@@ -30,6 +30,7 @@ class Model {
   void check_loaded() const;                               // throws CF_ERROR_NOT_LOADED unless everything is there
   void check_layer_loaded(int32_t layer) const;
   void query(cf_model_info& info) const;
+  uint64_t fingerprint() const;  // of configuration and weights, with lock_for_step held
 
   // Held by every step of the model; loading needs it to be free.
   std::shared_lock<std::shared_mutex> lock_for_step() const { return std::shared_lock(mutex_); }

@@ -60,7 +60,13 @@ Session::Session(std::shared_ptr<Model> model, const cf_session_options& o, Fork
                      (!reserve_ || pool_->grow(table_, pages));
   if (ready) return;
   pool_->release(table_);  // the destructor does not run
-  fail(CF_ERROR_CACHE_FULL, "the pool has no room for the ", reserve_ ? pages : pool_->pages_for(from.position), " pages of this session");
+  cf_kv_pool_info info{};
+  pool_->query(info);
+  if (reserve_)
+    fail(CF_ERROR_CACHE_FULL, "the session is to reserve ", pages, " pages for its capacity of ", capacity_, " tokens; the KV pool has ",
+         info.n_pages_free, " of ", info.n_pages, " free (reserve 0 takes pages as they are needed)");
+  fail(CF_ERROR_CACHE_FULL, "the KV pool cannot keep the first ", pool_->pages_for(from.position), " pages for another session: ", info.n_pages_free,
+       " of ", info.n_pages, " are free, and the parent had reserved them (create it with reserve 0)");
 }
 
 Session::~Session() { pool_->release(table_); }
@@ -72,6 +78,12 @@ Session::InCall::InCall(const Session& session) : session_(session) {
 bool Session::open_pages(int64_t first, int64_t count) {
   const int64_t pages = pool_->pages_for(first + count);
   return pool_->grow(table_, pages) && pool_->make_private(table_, first / pool_->page_tokens(), pages);
+}
+
+void Session::note_weights() {
+  const uint64_t now = model_->fingerprint();
+  if (known_position() == 0) made_with_ = now;
+  else if (made_with_ != now) made_with_ = kMixedWeights;
 }
 
 void Session::release_pages(int64_t tokens) {
@@ -192,6 +204,14 @@ bool Session::fetch(bool wait, cf_result& result, std::string& sentence) {
   return fetch_result(wait, result, sentence);
 }
 
+cf_session_options Session::options_for_fork() const {
+  cf_session_options o = defaults<cf_session_options>();
+  o.capacity_tokens = capacity_;
+  o.reserve = reserve_;
+  o.launch_mode = launch_mode_;
+  return o;
+}
+
 std::unique_ptr<Session> Session::fork(int64_t position, const cf_session_options& options) const {
   InCall guard(*this);
   if (options.pool && options.pool->impl != pool_) fail(CF_ERROR_INVALID_ARGUMENT, "options.pool is not the parent's");
@@ -206,6 +226,7 @@ std::unique_ptr<Session> Session::fork(int64_t position, const cf_session_option
   state.tokens.resize(size_t(position) + state.pending);
   std::unique_ptr<Session> fork = backend.create_session(model_, o, {this, position});
   fork->sampler_ = sampler_;
+  fork->made_with_ = made_with_;
   fork->set_state(state);
   return fork;
 }
@@ -214,6 +235,8 @@ void Session::save(const std::function<void(const Saved&)>& write) const {
   InCall guard(*this);
   cf_model_info info{};
   model_->query(info);
+  if (known_position() > 0 && made_with_ != info.fingerprint)
+    fail(CF_ERROR_MISMATCH, "the model's weights have changed since the session's keys and values were made; they cannot be saved as this model's");
   write({state(), info.fingerprint, &sampler_, pool_.get(), &table_, &model_->context()->backend()});
 }
 
@@ -223,6 +246,9 @@ void Session::restore(const SessionState& state, const Sampler& sampler,
     fail(CF_ERROR_CACHE_FULL, "the pool has no room for the ", pool_->pages_for(state.position), " pages of the saved session");
   read_pages(*pool_, table_.pages);
   sampler_ = sampler;
+  cf_model_info info{};
+  model_->query(info);
+  made_with_ = info.fingerprint;
   set_state(state);
 }
 

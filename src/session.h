@@ -14,7 +14,8 @@
 
 namespace cf {
 
-constexpr int64_t kMaxRows = 64;  // of cf_decode_positions and cf_decode_batch
+constexpr uint64_t kMixedWeights = 0;  // no fingerprint
+constexpr int64_t kMaxRows = 64;       // of cf_decode_positions and cf_decode_batch
 
 // What a session is besides its keys and values.
 struct SessionState {
@@ -49,7 +50,8 @@ class Session {
   bool fetch(bool wait, cf_result& result, std::string& sentence);
   virtual size_t tokens(int64_t from, int32_t* out, size_t capacity) const = 0;  // any thread
   void query(cf_session_info& info) const;
-  std::unique_ptr<Session> fork(int64_t position, const cf_session_options& options) const;  // given as to cf_session_fork
+  cf_session_options options_for_fork() const;  // this session's capacity, reserve and launch mode
+  std::unique_ptr<Session> fork(int64_t position, const cf_session_options& options) const;
   // What a saved session consists of, handed to session_file.cpp while no other call is inside.
   struct Saved {
     SessionState state;
@@ -81,6 +83,8 @@ class Session {
 
   // Makes the pages of positions first .. first + count - 1 ready to be written; false if the pool has no room.
   bool open_pages(int64_t first, int64_t count);
+  // Before the session's keys and values are added to, with the model locked for a step.
+  void note_weights();
   void release_pages(int64_t tokens);  // keeps what `tokens` positions need, unless reserved
 
   const std::shared_ptr<Model> model_;
@@ -90,6 +94,7 @@ class Session {
   const cf_launch_mode launch_mode_;
   PageTable table_;
   Sampler sampler_;
+  uint64_t made_with_ = 0;  // fingerprint of the weights that the keys and values come from; kMixedWeights: from several
 
  private:
   // Held by every call but tokens(): a second call on the same session is an error rather than a race.

@@ -19,12 +19,15 @@
 #include "session_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <bit>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -103,9 +106,19 @@ std::string reason(int error) { return std::generic_category().message(error); }
 // A new file that vanishes unless it is committed.
 class FileSink : public Sink {
  public:
-  explicit FileSink(std::string path) : path_(std::move(path)), temporary_(path_ + ".partial") {
-    descriptor_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  explicit FileSink(const std::string& path) : path_(target_of(path)), temporary_(path_ + ".partial") {
+    struct stat before {};
+    const bool replaces = stat(path_.c_str(), &before) == 0;
+    if (replaces && !S_ISREG(before.st_mode)) fail(CF_ERROR_IO, path, " is there and is not a regular file");
+    // A session holds its user's text: as private as the file it replaces, otherwise the owner's alone.
+    descriptor_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (descriptor_ < 0) fail(CF_ERROR_IO, "cannot create ", temporary_, ": ", reason(errno));
+    if (replaces && fchmod(descriptor_, before.st_mode & 07777) != 0) {
+      const int error = errno;
+      close(descriptor_);
+      unlink(temporary_.c_str());
+      fail(CF_ERROR_IO, "cannot give ", temporary_, " the mode of ", path, ": ", reason(error));
+    }
   }
   ~FileSink() override {
     if (descriptor_ >= 0) close(descriptor_);
@@ -130,6 +143,12 @@ class FileSink : public Sink {
   }
 
  private:
+  // What a symbolic link leads to, so that the link stays.
+  static std::string target_of(const std::string& path) {
+    const std::unique_ptr<char, decltype(&std::free)> resolved(realpath(path.c_str(), nullptr), &std::free);
+    return resolved ? resolved.get() : path;
+  }
+
   const std::string path_, temporary_;
   int descriptor_;
   bool committed_ = false;
@@ -279,7 +298,8 @@ Header read_header(Reader& in, uint64_t size_bytes, const Model& model) {
   if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0) in.invalid("is not a saved session");
   if (header.version != kVersion) in.invalid("has format version ", header.version, ", this library reads ", kVersion);
   if (header.total_bytes != size_bytes) in.invalid("has ", size_bytes, " bytes, but was saved with ", header.total_bytes);
-  if (header.fingerprint != fingerprint_of(model)) fail(CF_ERROR_MISMATCH, "the session was saved from another model, or from other weights");
+  if (header.fingerprint != fingerprint_of(model))
+    fail(CF_ERROR_MISMATCH, "the session was saved from another model, from other weights, or from the same ones kept in another weight_dtype");
   if (header.kv_dtype < CF_DTYPE_F32 || header.kv_dtype > CF_DTYPE_BF16) in.invalid("has the unknown KV dtype ", header.kv_dtype);
   if (header.pending > 1) in.invalid("has ", header.pending, " pending tokens");
   const uint32_t p = header.page_tokens;

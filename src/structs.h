@@ -95,6 +95,8 @@ T take_struct(const T* in, const char* name) {
     if (bytes[i]) fail(CF_ERROR_INVALID_ARGUMENT, name, " is from a newer header and sets something this library does not know (byte ", i, ")");
   std::memcpy(&value, in, std::min<size_t>(size, sizeof value));
   value.struct_size = sizeof(T);
+  if constexpr (requires { value.reserved; })
+    if (value.reserved) fail(CF_ERROR_INVALID_ARGUMENT, name, ".reserved is ", value.reserved, ", expected 0");
   return value;
 }
 

@@ -404,7 +404,11 @@ static void test_capacity_is_the_forks_own(void) {
   OK(cf_decode_step(parent, 1, NULL));
   wait_fails(parent, CF_ERROR_CACHE_FULL, "32");
   cf_session *whole = NULL, *same_pool = NULL;
-  OK(cf_session_fork(parent, 32, NULL, &whole)); /* all defaults: max_position_embeddings, reserved */
+  OK(cf_session_fork(parent, 32, NULL, &whole)); /* the parent's capacity, and like it nothing reserved */
+  TEST_ASSERT_EQUAL_INT64(32, state_of(whole).info.capacity_tokens);
+  cf_session_destroy(whole);
+  const cf_session_options defaults = fork_options(0, 1);
+  OK(cf_session_fork(parent, 32, &defaults, &whole)); /* those of cf_session_create: max_position_embeddings, reserved */
   TEST_ASSERT_EQUAL_INT64(128, state_of(whole).info.capacity_tokens);
   TEST_ASSERT_EQUAL_INT64(8, state_of(whole).info.n_pages);
   cf_session_options options = fork_options(40, 0);

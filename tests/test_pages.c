@@ -19,6 +19,7 @@ static void test_pool_options_that_are_wrong(void) {
   WITH(o.capacity_tokens = 0, "capacity_tokens");
   WITH(o.capacity_tokens = -1, "capacity_tokens");
   WITH(o.capacity_tokens = INT64_MAX, "capacity_tokens");
+  WITH(o.reserved = 1, "reserved is 1");
   WITH(o.page_tokens = 0, "page_tokens");
   WITH(o.page_tokens = 100, "page_tokens");
   WITH(o.kv_dtype = 9, "kv_dtype");
@@ -109,11 +110,11 @@ static void test_a_full_pool_loses_nothing(void) {
   OK(cf_prefill(untried, prompt, 16, NULL));
   wait_ok(tried);
   OK(cf_decode_step(tried, CF_TOKEN_PENDING, NULL));
-  wait_fails(tried, CF_ERROR_CACHE_FULL, "no free page");
+  wait_fails(tried, CF_ERROR_CACHE_FULL, "0 of 4 are free");
   OK(cf_prefill(tried, prompt, 30, NULL)); /* would need two */
-  wait_fails(tried, CF_ERROR_CACHE_FULL, "no free page");
+  wait_fails(tried, CF_ERROR_CACHE_FULL, "0 of 4 are free");
   OK(cf_decode_batch(&tried, 1, NULL, NULL));
-  wait_fails(tried, CF_ERROR_CACHE_FULL, "no free page");
+  wait_fails(tried, CF_ERROR_CACHE_FULL, "0 of 4 are free");
   TEST_ASSERT_EQUAL_INT64(0, free_pages(pool));
   cf_session_destroy(greedy);
   TEST_ASSERT_EQUAL_INT64(3, free_pages(pool));

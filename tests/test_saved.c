@@ -745,6 +745,72 @@ static void test_files_that_cannot_be_written(void) {
   cf_session_destroy(session);
 }
 
+static unsigned mode_of(const char* path) {
+  struct stat status;
+  TEST_ASSERT_EQUAL_INT(0, stat(path, &status));
+  return status.st_mode & 07777;
+}
+
+static void test_what_is_at_the_path_already(void) {
+  cf_session* session = make_prompted(CF_DTYPE_F32, PAGE, AT);
+  const struct saved saved = save(session);
+  TEST_ASSERT_EQUAL_INT(0, mkfifo(path_in(dir, "pipe"), 0600));
+  FAILS(CF_ERROR_IO, "not a regular file", cf_session_save_file(session, path_in(dir, "pipe")));
+  TEST_ASSERT_FALSE(exists(path_in(dir, "pipe.partial")));
+  struct stat status;
+  TEST_ASSERT_EQUAL_INT(0, stat(path_in(dir, "pipe"), &status));
+  TEST_ASSERT_TRUE(S_ISFIFO(status.st_mode));
+  /* A new file is its owner's alone; one that is replaced keeps its mode, also at the end of a link, which stays. */
+  OK(cf_session_save_file(session, path_in(dir, "new")));
+  TEST_ASSERT_EQUAL_UINT32(0600, mode_of(path_in(dir, "new")));
+  write_text(dir, "old", "older");
+  TEST_ASSERT_EQUAL_INT(0, chmod(path_in(dir, "old"), 0640));
+  char* link = strdup(path_in(dir, "link"));
+  TEST_ASSERT_EQUAL_INT(0, symlink("old", link));
+  OK(cf_session_save_file(session, link));
+  TEST_ASSERT_EQUAL_INT(0, lstat(link, &status));
+  TEST_ASSERT_TRUE(S_ISLNK(status.st_mode));
+  TEST_ASSERT_EQUAL_UINT32(0640, mode_of(path_in(dir, "old")));
+  struct saved file = read_whole(path_in(dir, "old"));
+  expect_same_saved(saved, file, "through a link");
+  free(file.bytes);
+  free(link);
+  free(saved.bytes);
+  cf_session_destroy(session);
+}
+
+/* Keys and values are those of the weights they were made with. */
+static void test_weights_that_changed_meanwhile(void) {
+  cf_session* session = make_growing_session(LENGTH, PAGE);
+  OK(cf_prefill(session, prompt, AT, NULL));
+  wait_ok(session);
+  const struct saved before = save(session);
+  cf_session *fork = NULL, *restored = NULL;
+  const cf_session_options options = restore_options(LENGTH);
+  OK(cf_session_restore(model, &options, before.bytes, before.size, &restored));
+  OK(cf_session_fork(session, AT, NULL, &fork));
+  spoil_globals(7, -1, 0.25f); /* one weight, which the fingerprint samples */
+  spoil_globals(0, -1, 0.25f);
+  cf_session* const stale[] = {session, restored, fork};
+  for (int i = 0; i < 3; i++) {
+    size_t size = 0;
+    FAILS(CF_ERROR_MISMATCH, "weights have changed", cf_session_save(stale[i], NULL, 0, &size));
+    FAILS(CF_ERROR_MISMATCH, "weights have changed", cf_session_save_file(stale[i], path_in(dir, "stale")));
+    OK(cf_decode_step(stale[i], 1, NULL)); /* now of both */
+    wait_ok(stale[i]);
+    FAILS(CF_ERROR_MISMATCH, "weights have changed", cf_session_save(stale[i], NULL, 0, &size));
+  }
+  TEST_ASSERT_FALSE(exists(path_in(dir, "stale")));
+  OK(cf_session_truncate(session, 0));
+  OK(cf_prefill(session, prompt, 3, NULL));
+  wait_ok(session);
+  OK(cf_session_save_file(session, path_in(dir, "fresh")));
+  free(before.bytes);
+  cf_session_destroy(session);
+  cf_session_destroy(restored);
+  cf_session_destroy(fork);
+}
+
 static void test_files_that_cannot_be_read(void) {
   cf_session* restored = NULL;
   FAILS(CF_ERROR_IO, "nothing", cf_session_restore_file(model, NULL, path_in(dir, "nothing"), &restored));
@@ -791,6 +857,8 @@ int main(void) {
   RUN_TEST(test_forgeries_are_refused);
   RUN_TEST(test_files_hold_what_buffers_hold);
   RUN_TEST(test_files_that_cannot_be_written);
+  RUN_TEST(test_what_is_at_the_path_already);
+  RUN_TEST(test_weights_that_changed_meanwhile);
   RUN_TEST(test_files_that_cannot_be_read);
   return UNITY_END();
 }

@@ -58,7 +58,10 @@ bool CpuSession::make_room(int64_t n_tokens) {
     return false;
   }
   if (!open_pages(position_, n_tokens)) {
-    set_status(CF_ERROR_CACHE_FULL, text("the KV pool has no free page for position ", position_));
+    cf_kv_pool_info pool{};
+    pool_->query(pool);
+    set_status(CF_ERROR_CACHE_FULL, text("positions ", position_, " to ", position_ + n_tokens - 1,
+                                         " need more pages than the KV pool has left: ", pool.n_pages_free, " of ", pool.n_pages, " are free"));
     return false;
   }
   return true;
@@ -154,6 +157,7 @@ void CpuSession::run_positions(const int32_t* tokens, int64_t n_tokens, bool eve
   if (status_ != CF_OK) return fail_outputs(0);
   check_pending(tokens[0]);
   auto lock = model_->lock_for_step();
+  note_weights();
   Undo undo(*this);
   if (!make_room(n_tokens)) return fail_outputs(0);
   for (int64_t i = 0; i < n_tokens; i++)
@@ -222,6 +226,7 @@ void CpuSession::enqueue_batch(const std::vector<Session*>& sessions, const int3
   for (size_t i = 0; i < sessions.size(); i++) {
     CpuSession* s = at(i);
     if (s->status_ != CF_OK || !s->make_room(1)) continue;
+    s->note_weights();
     undo.emplace_back(*s);
     if (token_of(i) != CF_TOKEN_PENDING) s->put_token(s->position_, token_of(i));
     rows.push_back({s, s->position_, s->tokens_[size_t(s->position_)], int64_t(i), step.has_outputs ? int64_t(i) : -1, step.sample});
