@@ -1,4 +1,4 @@
-// Weights on their way into a model: dtype conversion and padding of rows.
+// Weights on their way into a model: dtype conversion and packing.
 #include "numbers.cuh"
 
 namespace cf::gpu {
@@ -6,10 +6,10 @@ namespace {
 
 __global__ void __launch_bounds__(kConvertThreads) convert(const __grid_constant__ ConvertParams p) {
   const int64_t threads = static_cast<int64_t>(gridDim.x) * kConvertThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kConvertThreads + threadIdx.x; i < p.rows * p.destination_stride; i += threads) {
-    const int64_t row = i / p.destination_stride, col = i % p.destination_stride;
-    const float value = col < p.cols ? load_element(p.source, p.source_dtype, row * p.cols + col) : 0.0f;
-    store_element(p.destination, p.dtype, i, value);
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kConvertThreads + threadIdx.x; i < p.rows * p.cols; i += threads) {
+    const int64_t row = p.first_row + i / p.cols, col = i % p.cols;
+    const float value = load_element(p.source, p.source_dtype, i);
+    store_element(p.destination, p.dtype, p.tiles ? packed_offset(row, col, p.tiles) : row * p.cols + col, value);
     if (p.dtype == CF_DTYPE_F16 && isfinite(value) && fabsf(value) >= 65520.0f) *p.overflowed = 1;  // 65504 is F16's largest
   }
 }

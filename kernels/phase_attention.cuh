@@ -67,15 +67,15 @@ struct RunningAttention {
     max = new_max;
   }
 
-  // A cached position, or none (valid false): k and v point at its head. All lanes of the warp call this.
-  __device__ void take_cached(const uint16_t* k, const uint16_t* v, bool valid) {
+  // A cached position, or none (valid false): k and v point at its head. All lanes of the warp call this. load(address, wanted) gives
+  // 16 bytes, or zeros.
+  template <class Load>
+  __device__ void take_cached(const uint16_t* k, const uint16_t* v, bool valid, Load load) {
     uint4 k_chunks[Tile::kChunks], v_chunks[Tile::kChunks];
 #pragma unroll
-    for (int i = 0; i < Tile::kChunks; i++)
-      k_chunks[i] = ptx::load_streamed(k + (part + i * Tile::kLanes) * kChunkElements, valid && inside(part, i));
+    for (int i = 0; i < Tile::kChunks; i++) k_chunks[i] = load(k + (part + i * Tile::kLanes) * kChunkElements, valid && inside(part, i));
 #pragma unroll
-    for (int i = 0; i < Tile::kChunks; i++)
-      v_chunks[i] = ptx::load_streamed(v + (part + i * Tile::kLanes) * kChunkElements, valid && inside(part, i));
+    for (int i = 0; i < Tile::kChunks; i++) v_chunks[i] = load(v + (part + i * Tile::kLanes) * kChunkElements, valid && inside(part, i));
     float product = 0;
 #pragma unroll
     for (int i = 0; i < Tile::kChunks; i++)
@@ -100,7 +100,7 @@ struct RunningAttention {
 
   // Adds the groups of the warp up; the result is right in the first group.
   __device__ void merge_groups() {
-#pragma unroll
+#pragma unroll 1
     for (int lanes = Tile::kLanes; lanes < kWarpLanes; lanes *= 2) {
       const float other_max = __shfl_xor_sync(0xffffffffu, max, lanes), common = fmaxf(max, other_max);
       const float mine = weight_of(max, common), others = weight_of(other_max, common);
@@ -113,15 +113,16 @@ struct RunningAttention {
     }
   }
 
-  __device__ void store(AttentionShared<D>& shared) const {
+  // values: [warps][D]
+  __device__ void store(float* shared_values, float* shared_max, float* shared_denominator) const {
     const int warp = static_cast<int>(threadIdx.x) / kWarpLanes;
     if (threadIdx.x % kWarpLanes >= Tile::kLanes) return;
 #pragma unroll
     for (int i = 0; i < Tile::kChunks; i++)
 #pragma unroll
       for (int e = 0; e < kChunkElements; e++)
-        if (inside(part, i)) shared.values[warp][(part + i * Tile::kLanes) * kChunkElements + e] = values[i][e];
-    if (part == 0) shared.max[warp] = max, shared.denominator[warp] = denominator;
+        if (inside(part, i)) shared_values[warp * D + (part + i * Tile::kLanes) * kChunkElements + e] = values[i][e];
+    if (part == 0) shared_max[warp] = max, shared_denominator[warp] = denominator;
   }
 
  private:
@@ -199,11 +200,11 @@ __device__ void phase_attention(const BlockParams& p, int position, void* memory
       const int at = first + lane / Tile::kLanes;
       const bool valid = at < end;
       const int64_t offset = kv_offset(p.kv, valid ? at : first, kv_head);
-      running.take_cached(static_cast<const uint16_t*>(p.kv.k) + offset, static_cast<const uint16_t*>(p.kv.v) + offset, valid);
+      running.take_cached(static_cast<const uint16_t*>(p.kv.k) + offset, static_cast<const uint16_t*>(p.kv.v) + offset, valid, ptx::load_streamed);
     }
     if (split == 0 && warp == 0) running.take_new(shared.k, shared.v);
     running.merge_groups();
-    running.store(shared);
+    running.store(shared.values[0], shared.max, shared.denominator);
     __syncthreads();
     store_partial<D>(shared, p.work.partials + static_cast<int64_t>(item) * (D + kPartialTail));
     __syncthreads();  // before the next item's prepare_head overwrites shared

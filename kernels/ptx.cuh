@@ -38,6 +38,76 @@ __device__ inline uint32_t load_relaxed(const uint32_t* word) {
 }
 __device__ inline void store_relaxed(uint32_t* word, uint32_t value) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(word), "r"(value)); }
 
+// A word of an exchange between CTAs: three floats and the epoch they belong to, one access of 128 bits that never tears.
+__device__ inline void store_word(uint4* word, float a, float b, float c, uint32_t epoch) {
+  const uint64_t low = static_cast<uint64_t>(__float_as_uint(b)) << 32 | __float_as_uint(a);
+  const uint64_t high = static_cast<uint64_t>(epoch) << 32 | __float_as_uint(c);
+  asm volatile("{.reg .b128 t; mov.b128 t, {%0, %1}; st.relaxed.gpu.global.b128 [%2], t;}" ::"l"(low), "l"(high), "l"(word) : "memory");
+}
+__device__ inline uint4 load_word(const uint4* word) {
+  uint64_t low, high;
+  asm volatile("{.reg .b128 t; ld.relaxed.gpu.global.b128 t, [%2]; mov.b128 {%0, %1}, t;}" : "=l"(low), "=l"(high) : "l"(word) : "memory");
+  return {static_cast<uint32_t>(low), static_cast<uint32_t>(low >> 32), static_cast<uint32_t>(high), static_cast<uint32_t>(high >> 32)};
+}
+
+__device__ inline uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+// Barriers in shared memory on which bulk copies complete.
+__device__ inline void barrier_init(uint64_t* barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+}
+// Makes barriers just initialised known to the copy engine.
+__device__ inline void fence_barrier_init() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ inline bool barrier_passed(uint64_t* barrier, uint32_t parity) {
+  uint32_t passed;
+  asm volatile(
+      "{\n"
+      "  .reg .pred passed;\n"
+      "  mbarrier.try_wait.parity.shared::cta.b64 passed, [%1], %2;\n"
+      "  selp.u32 %0, 1, 0, passed;\n"
+      "}"
+      : "=r"(passed)
+      : "r"(shared_address(barrier)), "r"(parity)
+      : "memory");
+  return passed;
+}
+__device__ inline void barrier_arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+__device__ inline void barrier_expect(uint64_t* barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+}
+// Global to shared memory; addresses and size are multiples of 16 bytes.
+__device__ inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)), "l"(from),
+               "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+}
+
+// Barrier `id` for the first `threads` threads that come to it.
+__device__ inline void sync_threads(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+
+// A 16x16 tile of 16-bit weights: lane i gives the address of row i % 8 of the 8x8 matrix i / 8.
+__device__ inline uint4 load_tile(const void* row) {
+  uint4 a;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a.x), "=r"(a.y), "=r"(a.z), "=r"(a.w)
+               : "r"(shared_address(row))
+               : "memory");
+  return a;
+}
+// d += a b, a 16x16 row-major, b 16x8 column-major.
+__device__ inline void multiply_f16(float (&d)[4], uint4 a, uint2 b) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+}
+__device__ inline void multiply_bf16(float (&d)[4], uint4 a, uint2 b) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+}
+
 // Wall-clock time since some moment, in ns; the same clock on all SMs.
 __device__ inline uint64_t wall_clock_ns() {
   uint64_t ns;

@@ -19,6 +19,9 @@ class Sampler {
   cf_sampler_options options() const;                                // what it was made with; the arrays are this object's
   const std::vector<uint32_t>& allowed() const { return allowed_; }  // empty: all
   bool is_stop(int32_t token) const;
+  bool takes_likeliest() const {
+    return temperature_ == 0 && repetition_penalty_ == 1 && bias_tokens_.empty() && allowed_.empty();
+  }  // whatever the history
 
   // One position's logits [V], which passed check_finite, and the tokens before it. `work` is scratch that keeps its
   // capacity between calls. Throws CF_ERROR_NO_TOKEN_ALLOWED.

@@ -7,11 +7,11 @@
 #include "cpu/kernels.h"
 #include "cpu/taps.h"
 #include "cpu/thread_pool.h"
+#include "host_session.h"
 
 namespace cf {
 
-constexpr int64_t kPieceRows = 64;  // the most rows that go through a block together
-constexpr int64_t kHeadRows = 8;    // the most rows that go through the LM head together
+constexpr int64_t kHeadRows = 8;  // the most rows that go through the LM head together
 
 // Where a row stands and where its layer's K and V are.
 struct RowPlace {

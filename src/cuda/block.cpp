@@ -34,6 +34,9 @@ uint64_t block_shared_bytes(const cf_model_config& c) {
 void prepare_block(Context& context, const cf_model_config& config, uint64_t shared_limit_bytes) {
   const void* kernel = gpu::block_kernel(config.head_dim);
   if (!kernel) fail(CF_ERROR_UNSUPPORTED, "head_dim ", config.head_dim, " is not built for CUDA");
+  if (config.hidden_size % gpu::kTileRows || config.intermediate_size % gpu::kTileRows)
+    fail(CF_ERROR_UNSUPPORTED, "hidden_size ", config.hidden_size, " or intermediate_size ", config.intermediate_size,
+         " is not a multiple of 16, as CUDA needs");
   const uint64_t needed = block_shared_bytes(config);
   if (needed > shared_limit_bytes)
     fail(CF_ERROR_UNSUPPORTED, "hidden_size, n_heads * head_dim or intermediate_size is too large: ", needed,

@@ -3,6 +3,7 @@
 #include "checked.h"
 #include "cuda/block.h"
 #include "cuda/cuda_call.h"
+#include "cuda/cuda_session.h"
 #include "cuda/cuda_weights.h"
 #include "error.h"
 #include "model.h"
@@ -44,6 +45,7 @@ class CudaBackend : public Backend {
     cuda_device_query(ordinal_, info);
     if (!info.usable) fail(CF_ERROR_UNSUPPORTED, "CUDA device ", ordinal_, " (", info.name, ") cannot be used: ", info.reason);
     multiprocessors_ = info.multiprocessors;
+    compute_capability_ = info.compute_capability;
     shared_memory_bytes_ = info.shared_memory_bytes;
     const DeviceScope scope(&context_, ordinal_);
     check_cuda(&context_, cudaStreamCreateWithFlags(&load_stream_, cudaStreamNonBlocking), "create a stream");
@@ -81,15 +83,20 @@ class CudaBackend : public Backend {
   }
   uint64_t load_staging_bytes() const override { return 2 * kLoadStagingBytes + kAlignment; }  // host, and device
   uint64_t block_workspace_bytes(const cf_model_config& config) const override { return CudaWeights::workspace_bytes(config); }
-  uint64_t workspace_bytes(const cf_model_config&, int64_t) const override { return 0; }  // of a session, and there are none yet
+  uint64_t workspace_bytes(const cf_model_config& config, int64_t capacity_tokens) const override {
+    return CudaSession::workspace_bytes(config, capacity_tokens, multiprocessors_);
+  }
   RowReader row_reader() const override { return read_device_rows; }
 
   void copy_device(void* dst, const void* src, uint64_t bytes) override { copy(dst, src, bytes, cudaMemcpyDeviceToDevice); }
   void copy_to_host(void* dst, const void* src, uint64_t bytes) override { copy(dst, src, bytes, cudaMemcpyDeviceToHost); }
   void copy_from_host(void* dst, const void* src, uint64_t bytes) override { copy(dst, src, bytes, cudaMemcpyHostToDevice); }
 
-  std::unique_ptr<Session> create_session(std::shared_ptr<Model>, const cf_session_options&, ForkPoint) override {
-    fail(CF_ERROR_UNSUPPORTED, "sessions on CUDA are not built yet");
+  std::unique_ptr<Session> create_session(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from) override {
+    cf_session_options resolved = options;
+    if (resolved.launch_mode == CF_LAUNCH_AUTO) resolved.launch_mode = CF_LAUNCH_STEP;
+    return std::make_unique<CudaSession>(std::move(model), resolved, from,
+                                         CudaDevice{ordinal_, multiprocessors_, compute_capability_, shared_memory_bytes_, wait_limit_ms_});
   }
 
   void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& options) override {
@@ -110,7 +117,7 @@ class CudaBackend : public Backend {
   Context& context_;
   const int32_t ordinal_;
   const uint32_t wait_limit_ms_;
-  int multiprocessors_ = 0;
+  int multiprocessors_ = 0, compute_capability_ = 0;
   uint64_t shared_memory_bytes_ = 0;
   cudaStream_t load_stream_ = nullptr;
 };

@@ -12,13 +12,10 @@ namespace {
 
 cf_dtype slot_dtype(Slot slot, cf_dtype matrix_dtype) { return is_matrix(slot) ? matrix_dtype : cf_dtype{CF_DTYPE_F32}; }
 
-// Elements from row to row.
-int64_t slot_stride(Slot slot, Shape shape) { return is_matrix(slot) ? gpu::chunks_of(shape.cols) * gpu::kChunkElements : shape.cols; }
-
 uint64_t slot_bytes(const cf_model_config& config, Slot slot) {
   const Shape shape = slot_shape(config, slot);
-  const uint64_t element_bytes = is_matrix(slot) ? 2 : 4;
-  return round_up(mul(uint64_t(shape.rows), uint64_t(slot_stride(slot, shape)), element_bytes), kAlignment);
+  if (is_matrix(slot)) return mul(uint64_t(gpu::tiles_of(shape.rows)), uint64_t(gpu::tiles_of(shape.cols)), gpu::kTileBytes);
+  return round_up(mul(uint64_t(shape.rows), uint64_t(shape.cols), sizeof(float)), kAlignment);
 }
 
 // Moves rows through staging buffers, converting on the device: one path for files, host memory and device memory of any alignment.
@@ -32,14 +29,14 @@ class RowMover {
     check(cudaMemsetAsync(overflowed(), 0, sizeof(uint32_t), stream_), "clear a flag");
   }
 
-  void move(const Tensor& t, RowRun run, std::byte* destination, int64_t destination_stride, cf_dtype dtype) {
+  // To rows run.destination ... of a slot; tiles: of a strip of a matrix, 0 for a vector.
+  void move(const Tensor& t, RowRun run, std::byte* slot, int64_t tiles, cf_dtype dtype) {
     const uint64_t row_bytes = mul(uint64_t(t.cols), dtype_bytes(t.dtype));
     const int64_t piece = int64_t(std::max<uint64_t>(1, kLoadStagingBytes / row_bytes));
     for (int64_t row = 0; row < run.count; row += piece) {
       const int64_t rows = std::min(piece, run.count - row);
       stage(t, run.source + row, rows, row_bytes);
-      const uint64_t offset = mul(uint64_t(row), uint64_t(destination_stride), dtype_bytes(dtype));
-      convert({device_.data(), destination + offset, rows, t.cols, destination_stride, t.dtype, dtype, overflowed()});
+      convert({device_.data(), slot, rows, t.cols, run.destination + row, tiles, t.dtype, dtype, overflowed()});
     }
   }
 
@@ -71,7 +68,7 @@ class RowMover {
   }
 
   void convert(gpu::ConvertParams params) {
-    const uint64_t ctas = ceil_div(uint64_t(params.rows * params.destination_stride), gpu::kConvertThreads);
+    const uint64_t ctas = ceil_div(uint64_t(params.rows * params.cols), gpu::kConvertThreads);
     void* arguments[] = {&params};
     check(cudaLaunchKernel(gpu::convert_kernel(), dim3(unsigned(std::min<uint64_t>(ctas, 4096))), dim3(gpu::kConvertThreads), arguments, 0, stream_),
           "convert weights");
@@ -140,14 +137,12 @@ CudaSlots::CudaSlots(const LoadPath& path, const cf_model_config& config, const 
   buffer_ = Buffer(path.context.device_memory(), total);
   RowMover mover(path, stream);
   try {
+    check_cuda(&path.context, cudaMemsetAsync(buffer_.data(), 0, total, stream), "clear weights");  // the padding stays so
     for (const Tensor& t : tensors) {
       const Placement p = placement(config, t.role);
       const cf_dtype dtype = dtypes_[int(p.slot)] = slot_dtype(p.slot, cuda_kept_dtype(weight_dtype, t.dtype));
-      const int64_t stride = slot_stride(p.slot, shapes_[int(p.slot)]);
-      for (const RowRun& run : p.runs) {
-        const uint64_t offset = mul(uint64_t(run.destination), uint64_t(stride), dtype_bytes(dtype));
-        mover.move(t, run, at(p.slot) + offset, stride, dtype);
-      }
+      const int64_t tiles = is_matrix(p.slot) ? gpu::tiles_of(shapes_[int(p.slot)].cols) : 0;
+      for (const RowRun& run : p.runs) mover.move(t, run, at(p.slot), tiles, dtype);
     }
     if (mover.finish()) fail(CF_ERROR_UNSUPPORTED, "the matrices hold values that F16 cannot; load them as BF16");
   } catch (...) {
@@ -156,7 +151,23 @@ CudaSlots::CudaSlots(const LoadPath& path, const cf_model_config& config, const 
   }
 }
 
-gpu::Matrix CudaSlots::matrix(Slot slot) const { return {at(slot), int32_t(gpu::chunks_of(shapes_[int(slot)].cols)), dtypes_[int(slot)]}; }
+gpu::Matrix CudaSlots::matrix(Slot slot) const { return {at(slot), int32_t(gpu::tiles_of(shapes_[int(slot)].cols)), dtypes_[int(slot)]}; }
+
+gpu::LayerOffsets CudaSlots::offsets() const {
+  const auto offset = [this](Slot slot) { return has(slot) ? uint32_t(offsets_[int(slot)]) : gpu::kNoVector; };
+  return {offset(Slot::kQkvWeight),
+          offset(Slot::kOWeight),
+          offset(Slot::kUpWeight),
+          offset(Slot::kDownWeight),
+          offset(Slot::kAttentionNormWeight),
+          offset(Slot::kAttentionNormBias),
+          offset(Slot::kMlpNormWeight),
+          offset(Slot::kMlpNormBias),
+          offset(Slot::kQkvBias),
+          offset(Slot::kOBias),
+          offset(Slot::kUpBias),
+          offset(Slot::kDownBias)};
+}
 
 CudaWeights::CudaWeights(const LoadPath& path, const cf_model_config& config, cf_dtype weight_dtype)
     : path_(path), config_(config), weight_dtype_(weight_dtype), layers_(size_t(config.n_layers)) {
@@ -215,6 +226,16 @@ uint64_t CudaWeights::allocated_bytes() const {
   uint64_t bytes = frequencies_.size_bytes() + own_workspace_.size_bytes() + globals_.allocated_bytes();
   for (const CudaSlots& layer : layers_) bytes += layer.allocated_bytes();
   return bytes;
+}
+
+cf_dtype CudaWeights::uniform_dtype() const {
+  const cf_dtype first = layers_[0].dtype(Slot::kQkvWeight);
+  const auto same = [&](const CudaSlots& slots, std::initializer_list<Slot> matrices) {
+    return std::all_of(matrices.begin(), matrices.end(), [&](Slot slot) { return !slots.has(slot) || slots.dtype(slot) == first; });
+  };
+  bool all = same(globals_, {Slot::kEmbedding, Slot::kHead});
+  for (const CudaSlots& layer : layers_) all = all && same(layer, {Slot::kQkvWeight, Slot::kOWeight, Slot::kUpWeight, Slot::kDownWeight});
+  return all ? first : cf_dtype{CF_DTYPE_AUTO};
 }
 
 gpu::LayerWeights CudaWeights::layer(int32_t i) const {

@@ -1,4 +1,4 @@
-// Weights on a CUDA device: matrices in F16 or BF16 with rows padded to 16 bytes, vectors in float. One allocation per layer, one
+// Weights on a CUDA device: matrices in F16 or BF16, packed as kernels/contract.h says, vectors in float. One allocation per layer, one
 // for the globals, two small ones for what block calls need besides.
 #pragma once
 
@@ -44,6 +44,10 @@ class CudaSlots {
   gpu::Matrix matrix(Slot slot) const;
   const float* vector(Slot slot) const { return reinterpret_cast<const float*>(at(slot)); }  // NULL: the model has none
   uint64_t allocated_bytes() const { return buffer_.size_bytes(); }
+  const char* base() const { return buffer_.as<const char>(); }
+  gpu::LayerOffsets offsets() const;  // of the slots of a layer
+  cf_dtype dtype(Slot slot) const { return dtypes_[int(slot)]; }
+  bool has(Slot slot) const { return shapes_[int(slot)].rows != 0; }
 
  private:
   std::byte* at(Slot slot) const { return shapes_[int(slot)].rows ? buffer_.as<std::byte>() + offsets_[int(slot)] : nullptr; }
@@ -63,6 +67,11 @@ class CudaWeights : public Weights {
   static uint64_t bytes(const cf_model_config& config);  // once everything is loaded
 
   gpu::LayerWeights layer(int32_t i) const;
+  // For decoding: where layer i begins, and what lies where in each.
+  const char* layer_base(int32_t i) const { return layers_[size_t(i)].base(); }
+  gpu::LayerOffsets layer_offsets() const { return layers_[0].offsets(); }
+  const CudaSlots& globals() const { return globals_; }
+  cf_dtype uniform_dtype() const;  // of all matrices; AUTO: they differ
   const gpu::BlockShape& shape() const { return shape_; }
   // In the caller's memory, or for NULL in the model's own: one for all block calls that were given none.
   gpu::Workspace workspace(void* memory) const;

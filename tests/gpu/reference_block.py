@@ -50,14 +50,14 @@ SHAPES = {
     "Llama-2-7B": llama(4096, 32, 11008),
     "Llama-3.2-1B": llama(2048, 32, 8192, n_kv_heads=8, theta=500000.0, rope=LLAMA3),
 }
-SMALL = {  # between them: every head_dim, residual structure, activation, bias; sizes that fill no chunk, step or slice
-    "neox-d32": neox(96, 3, 200),
-    "neox-d64-sequential": neox(256, 4, 520, parallel=False, activation="gelu_new", rotary=1.0),
-    "neox-d80": neox(240, 3, 964, attention_bias=False),
-    "neox-d256": neox(512, 2, 1000, rotary=0.5),
-    "llama-d96": llama(288, 3, 300, n_kv_heads=1),
-    "llama-d128-biases": llama(384, 6, 700, n_kv_heads=2, head_dim=128, attention_bias=True, mlp_bias=True, rope=LLAMA3),
-    "llama-d64": llama(100, 4, 252, n_kv_heads=2, head_dim=64),
+SMALL = {  # between them: every head_dim, residual structure, activation, bias; multiples of 16 that fill no slice
+    "neox-d32": neox(96, 3, 208),
+    "neox-d64-sequential": neox(256, 4, 528, parallel=False, activation="gelu_new", rotary=1.0),
+    "neox-d80": neox(240, 3, 976, attention_bias=False),
+    "neox-d256": neox(512, 2, 1008, rotary=0.5),
+    "llama-d96": llama(288, 3, 304, n_kv_heads=1),
+    "llama-d128-biases": llama(384, 6, 704, n_kv_heads=2, head_dim=128, attention_bias=True, mlp_bias=True, rope=LLAMA3),
+    "llama-d64": llama(112, 4, 272, n_kv_heads=2, head_dim=64),
 }
 
 

@@ -179,14 +179,14 @@ int main(void) {
   options.device_wait_limit_ms = 60000; /* sanitizers are slow */
   CF(cf_context_create(&options, &context));
   CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  cf_model_config sequential = make_config(CF_FAMILY_GPT_NEOX, 4, 4, 64, 256, 520);
+  cf_model_config sequential = make_config(CF_FAMILY_GPT_NEOX, 4, 4, 64, 256, 528);
   sequential.parallel_residual = 0, sequential.activation = CF_ACTIVATION_GELU_TANH;
-  run(context, make_config(CF_FAMILY_GPT_NEOX, 3, 3, 32, 96, 200), CF_DTYPE_F16, 0, stream);
+  run(context, make_config(CF_FAMILY_GPT_NEOX, 3, 3, 32, 96, 208), CF_DTYPE_F16, 0, stream);
   run(context, sequential, CF_DTYPE_BF16, 1, stream);
-  run(context, make_config(CF_FAMILY_GPT_NEOX, 3, 3, 80, 240, 964), CF_DTYPE_F16, 1, stream);
-  run(context, make_config(CF_FAMILY_LLAMA, 4, 2, 96, 100, 300), CF_DTYPE_F16, 0, stream);
-  run(context, make_config(CF_FAMILY_LLAMA, 6, 2, 128, 384, 1100), CF_DTYPE_BF16, 1, stream);
-  run(context, make_config(CF_FAMILY_LLAMA, 2, 1, 256, 512, 252), CF_DTYPE_F16, 0, stream);
+  run(context, make_config(CF_FAMILY_GPT_NEOX, 3, 3, 80, 240, 976), CF_DTYPE_F16, 1, stream);
+  run(context, make_config(CF_FAMILY_LLAMA, 4, 2, 96, 112, 304), CF_DTYPE_F16, 0, stream);
+  run(context, make_config(CF_FAMILY_LLAMA, 6, 2, 128, 384, 1104), CF_DTYPE_BF16, 1, stream);
+  run(context, make_config(CF_FAMILY_LLAMA, 2, 1, 256, 512, 272), CF_DTYPE_F16, 0, stream);
   CUDA(cudaStreamDestroy(stream));
   CF(cf_context_destroy(context));
   return 0;
