@@ -146,7 +146,7 @@ constexpr int kUnitsAtOnce = 16;   // strips whose rows are added up together: o
 constexpr int kWordsPerStrip = 6;  // three rows to a word, the last word of a strip has one
 constexpr int kPartTokens = 128;   // cached positions that a partial result of attention covers
 constexpr int kMaxHidden = 5120;   // hidden_size: the residual stream in shared memory, in fp32
-constexpr int kMaxBiases = 4096;   // rows that a CTA has in all matrices of a layer, and fit one chunk of the ring
+constexpr int kMaxBiases = 1024;   // rows that a CTA has in all matrices of a layer
 constexpr int kRunTokens = 16;     // positions that surely lie one after the other: the smallest page
 constexpr int kMaxDownSlices = 4;
 constexpr int kMaxDecodeLayers = 128;
@@ -234,12 +234,18 @@ struct JobShape {
 };
 constexpr int kJobKinds = 6;
 
+// Units first .. end - 1 of a job are this CTA's.
+struct Run {
+  uint16_t first, end;
+};
+
 // Dynamic shared memory of decode.cu: `ring` chunks, the activations, this.
 struct DecodeShared {
   DecodeParams params;  // a copy: functions that are not inlined would read the kernel's own through memory
   uint64_t full[kMaxRing], empty[kMaxRing];
   const char* layers[kMaxDecodeLayers];
   JobShape jobs[kJobKinds];
+  Run runs[(kMaxDecodeLayers + 1) * kJobKinds];  // of each job of each layer, and of the head
   float sums[2][kConsumerWarps];
   float rows[kUnitsAtOnce][kConsumerWarps][kTileRows];  // sums of each warp
   float cosine[128], sine[128];

@@ -81,7 +81,7 @@ __device__ void produce(const DecodeParams& p, DecodeShared& s, char* memory) {
         if (!load_norms(ring, kind, layer)) return ring.drain();
         if (kind == kJobQkv && !load_biases(ring, layer)) return ring.drain();
         const Job job(p, s, kind, layer);
-        const Run run = job.run();
+        const Run run = job.run;
 #pragma unroll 1
         for (int unit = run.first * job.shape.strips_of_unit; unit < run.end * job.shape.strips_of_unit; unit++) {
           const Piece piece = job.piece(unit / job.shape.strips_of_unit, unit % job.shape.strips_of_unit);
@@ -174,7 +174,7 @@ __device__ bool prepare(Consumer& c, JobKind kind, int layer) {
     case kJobO: return fetch<Weight>(p, c.s, c.x, words.heads, 0, p.n_heads * D / kTileRows * kWordsPerStrip, c.epoch);
     default: {  // kJobDown
       const Job job(p, c.s, kind, layer);
-      const Run run = job.run();
+      const Run run = job.run;
       const int first = job.first_tile(run), end = run.first < run.end ? job.slice_begin(job.slice_of(run.end - 1) + 1) : first;
       return fetch<Weight>(p, c.s, c.x, words.activation, first * kWordsPerStrip, end * kWordsPerStrip, c.epoch);
     }
@@ -275,6 +275,9 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) decode(const __grid_constan
   for (int i = threadIdx.x; i < pages; i += kDecodeThreads) s.page_table[i] = p.page_table[i];
   __syncthreads();
   if (!s.go) return;
+  for (int i = threadIdx.x; i < (p.n_layers + 1) * kJobKinds; i += kDecodeThreads)
+    s.runs[i] = run_of(s, static_cast<JobKind>(i % kJobKinds), i / kJobKinds);
+  __syncthreads();
   if (threadIdx.x < kConsumers) consume<D, Weight>(p, s, memory, x);
   else if (threadIdx.x == kConsumers) produce<D>(p, s, memory);
 #endif

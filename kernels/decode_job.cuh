@@ -27,12 +27,6 @@ struct Words {
   }
 };
 
-// Units of work that CTAs are dealt in runs of equal length. Which CTA takes the first run changes from phase to phase, so that none has
-// always the longer ones.
-struct Run {
-  int first, end;
-};
-
 struct Piece {
   const char* weights;
   int tiles, first_tile;  // of the row
@@ -52,23 +46,23 @@ __device__ inline JobShape shape_of(const DecodeParams& p, int head_dim, JobKind
   }
 }
 
+// CTAs are dealt the units of a phase in runs of equal length. Which CTA takes the first run changes from phase to phase, so that none
+// has always the longer ones. Computed once a launch: divisions take longer than a product of a small matrix.
+__device__ inline Run run_of(const DecodeShared& s, JobKind kind, int layer) {
+  const JobShape& shape = s.jobs[kind];
+  const int n = static_cast<int>(gridDim.x), phase = shape.before ? kJobQkv : kind;
+  const int cta = (static_cast<int>(blockIdx.x) + layer * 41 + phase * 17) % n;  // primes: the longer runs come round all CTAs
+  const int first = shape.together * cta / n - shape.before, end = shape.together * (cta + 1) / n - shape.before;
+  return {static_cast<uint16_t>(max(first, 0)), static_cast<uint16_t>(max(min(end, shape.strips * shape.slices), 0))};
+}
+
 struct Job {
   const JobShape& shape;
   const char* weights;
-  int rotation;
+  Run run;
 
   __device__ Job(const DecodeParams& p, const DecodeShared& s, JobKind kind, int layer)
-      : shape(s.jobs[kind]), weights(kind == kJobHead ? p.head : s.layers[layer] + shape.offset) {
-    const int phase = shape.before ? kJobQkv : kind;
-    rotation = (layer * 41 + phase * 17) % static_cast<int>(gridDim.x);  // primes: the longer runs come round all CTAs
-  }
-  __device__ Run run() const {
-    const int n = static_cast<int>(gridDim.x);
-    int cta = static_cast<int>(blockIdx.x) + rotation;
-    if (cta >= n) cta -= n;
-    const int first = shape.together * cta / n - shape.before, end = shape.together * (cta + 1) / n - shape.before;
-    return {max(first, 0), max(min(end, shape.strips * shape.slices), 0)};
-  }
+      : shape(s.jobs[kind]), weights(kind == kJobHead ? p.head : s.layers[layer] + shape.offset), run(s.runs[layer * kJobKinds + kind]) {}
   __device__ int slice_begin(int slice) const { return shape.slices == 1 ? slice * shape.tiles : slice * shape.tiles / shape.slices; }
   __device__ int slice_of(int unit) const { return shape.slices == 1 ? 0 : unit / shape.strips; }
   __device__ int first_tile(Run run) const { return slice_begin(slice_of(run.first)); }
@@ -91,7 +85,7 @@ __device__ int each_bias_run(const DecodeParams& p, const DecodeShared& s, int l
     const uint32_t offset = i == 0 ? p.offsets.qkv_bias : i <= 2 ? p.offsets.up_bias : i == 3 ? p.offsets.o_bias : p.offsets.down_bias;
     if (offset == kNoVector || (i == 2 && p.activation != CF_ACTIVATION_SWIGLU)) continue;
     // With a parallel residual the bias of MLP-down is added where O is.
-    const Run run = Job(p, s, kind == kJobDown && p.parallel_residual ? kJobO : kind, layer).run();
+    const Run run = Job(p, s, kind == kJobDown && p.parallel_residual ? kJobO : kind, layer).run;
     const int floats = (run.end - run.first) * kTileRows;
     if (floats <= 0) continue;
     visit(i, at, s.layers[layer] + offset + (i == 2 ? p.intermediate_size : 0) * sizeof(float) + run.first * kTileRows * sizeof(float), floats,
@@ -148,7 +142,7 @@ template <int D, class Weight>
 __device__ __noinline__ uint32_t run_job(const DecodeParams& p, DecodeShared& s, const char* ring, uint32_t place, const char* x, JobKind kind,
                                          int layer, uint32_t epoch, float* logits) {
   const Job job(p, s, kind, layer);
-  const Run run = job.run();
+  const Run run = job.run;
   const Words words(p, D, layer);
   const bool parallel = p.parallel_residual, gated = job.shape.strips_of_unit == 2;
   uint4* const out = kind == kJobQkv    ? words.qkv

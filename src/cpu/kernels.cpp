@@ -42,6 +42,13 @@ HWY_INLINE Vec load_part(const T* p, int64_t n) {
 
 HWY_INLINE float sum(Vec v) { return hn::GetLane(hn::SumOfLanes(d, v)); }
 
+// exp(x), NaN for NaN, at most exp(88): beyond that, and for NaN, what Highway's does is undefined.
+HWY_INLINE Vec exp_of(Vec x) {
+  const auto number = hn::Eq(x, x);
+  const Vec bounded = hn::Min(hn::Max(hn::IfThenElseZero(number, x), hn::Set(d, -110.0f)), hn::Set(d, 88.0f));
+  return hn::IfThenElse(number, hn::Exp(d, bounded), x);
+}
+
 // sums[n * M + m] = w row n times x row m. Each sum has its own vector accumulator, so N and M do not show in its bits.
 template <int N, int M, class T>
 HWY_INLINE void dot_tile(const T* const* w, const float* x, int64_t k, float* sums) {
@@ -164,10 +171,10 @@ void attend_of(const AttendArgs& a) {
     }
     std::fill(weights + n, weights + kBlock, -INFINITY);
     const float now = max_or_nan(most, block_most);
-    const Vec shrink = hn::Exp(d, hn::Set(d, most - now));  // exp(-inf) = 0 before the first block
+    const Vec shrink = exp_of(hn::Set(d, most - now));  // exp(-inf) = 0 before the first block
     total = hn::Mul(total, shrink);
     for (int64_t i = 0; i < kBlock; i += lanes) {
-      const Vec w = hn::Exp(d, hn::Sub(hn::LoadU(d, weights + i), hn::Set(d, now)));
+      const Vec w = exp_of(hn::Sub(hn::LoadU(d, weights + i), hn::Set(d, now)));
       hn::StoreU(w, d, weights + i);
       total = hn::Add(total, w);
     }
@@ -235,15 +242,15 @@ HWY_INLINE Vec one_plus_erf(Vec x) {
                           2.6359205094195204e-06f, -1.0599531208299595e-07f};
   const Vec one = hn::Set(d, 1.0f), a = hn::Abs(x);
   const Vec near = hn::MulAdd(x, polynomial(hn::Mul(x, x), kP), one);
-  const Vec tail = hn::Exp(d, hn::Mul(a, polynomial(hn::Min(a, hn::Set(d, 4.2f)), kQ)));  // erfc(|x|)
+  const Vec tail = exp_of(hn::Mul(a, polynomial(hn::Min(a, hn::Set(d, 4.2f)), kQ)));  // erfc(|x|)
   const Vec far = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(hn::Set(d, 2.0f), tail));
   return hn::IfThenElse(hn::Lt(a, one), near, far);
 }
 
 HWY_INLINE Vec gelu(Vec x) { return hn::Mul(hn::Mul(hn::Set(d, 0.5f), x), one_plus_erf(hn::Mul(x, hn::Set(d, 0.70710678118654752f)))); }
 
-// x / (1 + exp(-y)); exp is bounded, as Highway's gives nonsense where the result would overflow.
-HWY_INLINE Vec times_sigmoid(Vec x, Vec y) { return hn::Div(x, hn::Add(hn::Set(d, 1.0f), hn::Exp(d, hn::Min(hn::Neg(y), hn::Set(d, 88.0f))))); }
+// x / (1 + exp(-y))
+HWY_INLINE Vec times_sigmoid(Vec x, Vec y) { return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp_of(hn::Neg(y)))); }
 
 HWY_INLINE Vec silu(Vec x) { return times_sigmoid(x, x); }
 

@@ -34,6 +34,7 @@ DecodeShape::DecodeShape(const cf_model_config& c, int64_t capacity_tokens, cons
   if (c.hidden_size > gpu::kMaxHidden) unsupported("hidden_size", c.hidden_size, "at most 5120");
   static_assert(gpu::kMaxHidden == 5120);
   if (c.n_layers > gpu::kMaxDecodeLayers) unsupported("n_layers", c.n_layers, "at most 128");
+  if (c.vocab_size > gpu::kTileRows * 65535) unsupported("vocab_size", c.vocab_size, "at most 1048560");  // units of a job are counted in 16 bits
   if (c.rotary_dim > 256) unsupported("rotary_dim", c.rotary_dim, "at most 256");
   if (device.compute_capability < 90)
     fail(CF_ERROR_UNSUPPORTED, "sessions on CUDA need compute capability 9.0 or newer (bulk copies); this device has ",
