@@ -20,25 +20,25 @@
 namespace cf::gpu {
 namespace {
 
-__device__ inline bool wants_vote(const DecodeParams& p, int position) { return position + 1 >= p.known; }
-__device__ inline bool wants_logits(const DecodeParams& p, int position) { return p.logits && position >= p.logits_from; }
+[[maybe_unused]] __device__ bool wants_vote(const DecodeParams& p, int position) { return position + 1 >= p.known; }
+[[maybe_unused]] __device__ bool wants_logits(const DecodeParams& p, int position) { return p.logits && position >= p.logits_from; }
 
 // What a layer consists of, in the order in which it is streamed and used.
 [[maybe_unused]] constexpr int kItems = 5;
-__device__ inline JobKind item(const DecodeParams& p, int i) {
+[[maybe_unused]] __device__ JobKind item(const DecodeParams& p, int i) {
   if (p.parallel_residual) return i == 0 ? kJobQkv : i == 1 ? kJobUp : i == 2 ? kJobAttention : i == 3 ? kJobDown : kJobO;
   return i == 0 ? kJobQkv : i == 1 ? kJobAttention : i == 2 ? kJobO : i == 3 ? kJobUp : kJobDown;
 }
 
 // What is normalised before a job, and how often: with a parallel residual by the MLP's norm at the same time.
-__device__ inline int norms_before(const DecodeParams& p, JobKind kind) {
+[[maybe_unused]] __device__ int norms_before(const DecodeParams& p, JobKind kind) {
   if (kind == kJobQkv) return p.parallel_residual ? 2 : 1;
   return kind == kJobHead || (kind == kJobUp && !p.parallel_residual) ? 1 : 0;
 }
 
 // ---- The producing thread
 
-__device__ inline bool load_norms(RingWriter& ring, JobKind kind, int layer) {
+[[maybe_unused]] __device__ bool load_norms(RingWriter& ring, JobKind kind, int layer) {
   const DecodeParams& p = ring.p;
   const int n = norms_before(p, kind);
   if (n == 0) return true;
@@ -52,7 +52,7 @@ __device__ inline bool load_norms(RingWriter& ring, JobKind kind, int layer) {
   return load_vector(ring, vector_at(base, at.mlp_norm_weight)) && load_vector(ring, vector_at(base, at.mlp_norm_bias));
 }
 
-__device__ inline bool load_biases(RingWriter& ring, int layer) {
+[[maybe_unused]] __device__ bool load_biases(RingWriter& ring, int layer) {
   const int floats = each_bias_run(ring.p, ring.s, layer, [](int, int, const char*, int, int) {});
   if (floats == 0) return true;
   char* const to = ring.claim(static_cast<uint32_t>(floats) * sizeof(float));
