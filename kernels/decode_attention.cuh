@@ -67,7 +67,6 @@ struct DecodeAttention {
     const int n = static_cast<int>(gridDim.x), first = static_cast<int>(blockIdx.x) - p.n_kv_heads % n;
     return first < 0 ? first + n : first;
   }
-  static __device__ bool owns(int kv_head) { return kv_head % static_cast<int>(gridDim.x) == static_cast<int>(blockIdx.x); }
 
   // raw = the queries of a group as published, and, with_kv, its key and value.
   static __device__ void read_heads(const DecodeParams& p, DecodeShared& s, const uint4* qkv, int kv_head, int group, bool with_kv, uint32_t epoch,

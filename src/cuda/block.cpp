@@ -41,11 +41,7 @@ void prepare_block(Context& context, const cf_model_config& config, uint64_t sha
   if (needed > shared_limit_bytes)
     fail(CF_ERROR_UNSUPPORTED, "hidden_size, n_heads * head_dim or intermediate_size is too large: ", needed,
          " bytes of shared memory are needed, this device has ", shared_limit_bytes);
-  const auto check = [&](cudaError_t error) { check_cuda(&context, error, "prepare a kernel"); };
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_limit_bytes)));
-  int ctas_per_sm = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas_per_sm, kernel, gpu::kBlockThreads, size_t(needed)));
-  if (ctas_per_sm < 1) fail(CF_ERROR_UNSUPPORTED, "a block of this model does not fit an SM of this device");
+  prepare_kernel(context, kernel, gpu::kBlockThreads, needed, shared_limit_bytes, "a block of this model");
 }
 
 void launch_block(Context& context, const CudaWeights& weights, const cf_model_config& config, BlockPart part, int32_t layer,
@@ -66,18 +62,8 @@ void launch_block(Context& context, const CudaWeights& weights, const cf_model_c
   params.down_from_caller = down_only;
   set_stages(params, part);
 
-  cudaLaunchAttribute cooperative = {};
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
-  cudaLaunchConfig_t launch = {};
-  launch.gridDim = dim3(unsigned(n_ctas));
-  launch.blockDim = dim3(gpu::kBlockThreads);
-  launch.dynamicSmemBytes = size_t(block_shared_bytes(config));
-  launch.stream = static_cast<cudaStream_t>(o.stream);
-  launch.attrs = &cooperative;
-  launch.numAttrs = 1;
-  void* arguments[] = {&params};
-  check_cuda(&context, cudaLaunchKernelExC(&launch, gpu::block_kernel(config.head_dim), arguments), "launch a block");
+  launch_cooperative(context, gpu::block_kernel(config.head_dim), n_ctas, gpu::kBlockThreads, block_shared_bytes(config),
+                     static_cast<cudaStream_t>(o.stream), &params, "launch a block");
 }
 
 }  // namespace cf

@@ -64,6 +64,30 @@ void check_cuda(Context* context, cudaError_t error, const char* doing) {
   throw Error{status_of(error), message};
 }
 
+void prepare_kernel(Context& context, const void* kernel, int threads, uint64_t shared_bytes, uint64_t shared_limit_bytes, const char* what) {
+  const auto check = [&](cudaError_t error) { check_cuda(&context, error, "prepare a kernel"); };
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_limit_bytes)));
+  int ctas_per_sm = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas_per_sm, kernel, threads, size_t(shared_bytes)));
+  if (ctas_per_sm < 1) fail(CF_ERROR_UNSUPPORTED, what, " does not fit an SM of this device");
+}
+
+void launch_cooperative(Context& context, const void* kernel, int n_ctas, int threads, uint64_t shared_bytes, cudaStream_t stream, void* params,
+                        const char* doing) {
+  cudaLaunchAttribute cooperative = {};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  cudaLaunchConfig_t launch = {};
+  launch.gridDim = dim3(unsigned(n_ctas));
+  launch.blockDim = dim3(unsigned(threads));
+  launch.dynamicSmemBytes = size_t(shared_bytes);
+  launch.stream = stream;
+  launch.attrs = &cooperative;
+  launch.numAttrs = 1;
+  void* arguments[] = {params};
+  check_cuda(&context, cudaLaunchKernelExC(&launch, kernel, arguments), doing);
+}
+
 DeviceScope::DeviceScope(Context* context, int ordinal) {
   check_cuda(context, cudaGetDevice(&previous_), "find the current device");
   check_cuda(context, cudaSetDevice(ordinal), "make a device current");

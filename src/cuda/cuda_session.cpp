@@ -22,7 +22,7 @@ CudaSession::CudaSession(std::shared_ptr<Model> model, const cf_session_options&
   if (weight_dtype == CF_DTYPE_AUTO)
     fail(CF_ERROR_UNSUPPORTED, "some matrices are F16 and some BF16; load the model with one weight_dtype for CUDA sessions");
   const DeviceScope scope(&context, device_.ordinal);
-  prepare_decode(context, model_->config(), shape_, weight_dtype);
+  prepare_decode(context, model_->config(), shape_, weight_dtype, device_);
   memory_ = Buffer(context.device_memory(), layout_.end);
   if (options.stream) stream_ = static_cast<cudaStream_t>(options.stream);
   else check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "create a stream"), own_stream_ = true;

@@ -112,29 +112,15 @@ gpu::DecodeParams decode_params(const cf_model_config& c, const CudaWeights& wei
   return p;
 }
 
-void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype) {
-  const void* kernel = gpu::decode_kernel(config.head_dim, weight_dtype);
-  const auto check = [&](cudaError_t error) { check_cuda(&context, error, "prepare a kernel"); };
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes)));
-  int ctas_per_sm = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas_per_sm, kernel, gpu::kDecodeThreads, shape.shared_bytes));
-  if (ctas_per_sm < 1) fail(CF_ERROR_UNSUPPORTED, "a step of this model does not fit an SM of this device");
+void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, const CudaDevice& device) {
+  prepare_kernel(context, gpu::decode_kernel(config.head_dim, weight_dtype), gpu::kDecodeThreads, shape.shared_bytes, device.shared_memory_bytes,
+                 "a step of this model");
 }
 
 void launch_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, int n_ctas,
                    cudaStream_t stream) {
-  cudaLaunchAttribute cooperative = {};
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
-  cudaLaunchConfig_t launch = {};
-  launch.gridDim = dim3(unsigned(n_ctas));
-  launch.blockDim = dim3(gpu::kDecodeThreads);
-  launch.dynamicSmemBytes = shape.shared_bytes;
-  launch.stream = stream;
-  launch.attrs = &cooperative;
-  launch.numAttrs = 1;
-  void* arguments[] = {&params};
-  check_cuda(&context, cudaLaunchKernelExC(&launch, gpu::decode_kernel(config.head_dim, params.weight_dtype), arguments), "launch steps");
+  launch_cooperative(context, gpu::decode_kernel(config.head_dim, params.weight_dtype), n_ctas, gpu::kDecodeThreads, shape.shared_bytes, stream,
+                     &params, "launch steps");
 }
 
 }  // namespace cf

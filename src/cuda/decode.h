@@ -31,7 +31,7 @@ struct DecodeLayout {
 };
 
 // Sets the kernel up for the device; throws if it cannot run there.
-void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype);
+void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, const CudaDevice& device);
 // Enqueues the steps that `params` describes.
 void launch_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, int n_ctas,
                    cudaStream_t stream);
