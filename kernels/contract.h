@@ -123,60 +123,96 @@ CF_BOTH constexpr size_t attention_shared_bytes(int64_t head_dim) {
   return static_cast<size_t>(3 * head_dim + kBlockWarps * (head_dim + 2)) * sizeof(float);
 }
 
-// Rows on their way into a model: dense rows of `source_dtype` become rows first_row ... of `destination` in `dtype`: a packed
-// matrix whose padding was cleared, or dense rows for tiles = 0.
+// A norm's vectors as decode.cuh reads them: for each word of the residual stream (three rows, see below) three weights, three biases, padding.
+constexpr int kWordsPerStrip = 6;  // of 16 rows: three to a word, one in the last
+CF_BOTH constexpr int64_t words_of(int64_t rows) { return tiles_of(rows) * kWordsPerStrip; }
+CF_BOTH constexpr int64_t norm_bytes(int64_t hidden) { return words_of(hidden) * 32; }
+CF_BOTH constexpr int64_t norm_offset(int64_t row, bool bias) {  // in floats
+  return (row / kTileRows * kWordsPerStrip + row % kTileRows / 3) * 8 + (bias ? 3 : 0) + row % kTileRows % 3;
+}
+
+// Rows on their way into a model: dense rows of `source_dtype` become rows first_row ... of `destination` in `dtype`. kPacked: of a
+// matrix of `tiles` tiles a strip, whose padding was cleared; kNormWeight, kNormBias: of one column, places of norm_offset.
+enum class Placing : int32_t { kDense, kPacked, kNormWeight, kNormBias };
 struct ConvertParams {
   const void* source;
   void* destination;
   int64_t rows, cols, first_row, tiles;
+  Placing placing;
   cf_dtype source_dtype, dtype;  // F32, F16 or BF16
   uint32_t* overflowed;          // set to 1 if a finite value became infinite; never cleared
 };
 constexpr int kConvertThreads = 256;
 
-// ---- Decoding: whole steps of a model in one persistent launch (decode.cu) ----
+// ---- Decoding: steps of a model in one persistent launch (decode.cuh) ----
 
-constexpr int kConsumerWarps = 8;  // of each CTA; one more produces
-constexpr int kConsumers = kConsumerWarps * kWarpLanes;
-constexpr int kDecodeThreads = kConsumers + kWarpLanes;
+// The warps of a CTA, by their work: products, then activations and attention; then one thread that streams weights, and in the last
+// warp one that loads keys and values.
+constexpr int kProductWarps = 8, kGatherWarps = 4;
+constexpr int kProducts = kProductWarps * kWarpLanes, kGathers = kGatherWarps * kWarpLanes;  // threads
+constexpr int kDecodeThreads = kProducts + kGathers + 2 * kWarpLanes;
 constexpr int kRingChunkBytes = 16384;  // of a bulk copy at most: smaller ones keep the producing thread from keeping up
 constexpr int kChunkTiles = kRingChunkBytes / kTileBytes;
 constexpr int kMaxRing = 14;
-constexpr int kUnitsAtOnce = 16;   // strips whose rows are added up together: one thread a row
-constexpr int kWordsPerStrip = 6;  // three rows to a word, the last word of a strip has one
-constexpr int kPartTokens = 128;   // cached positions that a partial result of attention covers
-constexpr int kMaxHidden = 5120;   // hidden_size: the residual stream in shared memory, in fp32
-constexpr int kMaxBiases = 1024;   // rows that a CTA has in all matrices of a layer
-constexpr int kRunTokens = 16;     // positions that surely lie one after the other: the smallest page
+constexpr int kKvBuffers = 2;     // parts of attention on their way or in use
+constexpr int kItems = 4;         // that are known ahead
+constexpr int kMaxStepRows = 8;   // rows that a launch takes through the model together
+constexpr int kPartTokens = 64;   // cached positions that a partial result of attention covers
+constexpr int kMaxHidden = 5120;  // hidden_size: so that a thread holds its share of a row of the residual stream
+constexpr int kLaneWords = kWarpLanes / kWordsPerStrip * kWordsPerStrip;  // words of whole strips that a warp takes at a time, one a lane
+constexpr int kGatherWords = kGatherWarps * kLaneWords;                   // from one of a lane's words to its next
+constexpr int kGo = 8;                                                    // words of a lane at once when a row is normalised
+constexpr int kGoes = (kMaxHidden / kTileRows * kWordsPerStrip + kGo * kGatherWords - 1) / (kGo * kGatherWords);
+constexpr int kNormShares = kGatherWarps * kGoes;  // parts of a row of the residual stream that are summed by themselves
+constexpr int kRunTokens = 16;                     // positions that surely lie one after the other: the smallest page
 constexpr int kMaxDownSlices = 4;
 constexpr int kMaxDecodeLayers = 128;
-constexpr int kPartsAtOnce = 16;       // partial results of attention added up together
-constexpr int kPageTableShared = 512;  // page numbers kept in shared memory
+constexpr int kPartsAtOnce = 16;        // partial results of attention added up together
+constexpr int kMaxLocalParts = 2;       // parts of a sequence that the positions of one launch may lie in
+constexpr int kPageTableShared = 1024;  // page numbers kept in shared memory
 
-// Bytes from the start of a layer's weights; kNoVector: the model has none.
+// Bytes from the start of a layer's weights; kNoVector: the model has none. Norms as norm_offset says.
 constexpr uint32_t kNoVector = 0xffffffffu;
 struct LayerOffsets {
-  uint32_t qkv, o, up, down, attention_norm_weight, attention_norm_bias, mlp_norm_weight, mlp_norm_bias, qkv_bias, o_bias, up_bias, down_bias;
+  uint32_t qkv, o, up, down, attention_norm, mlp_norm, qkv_bias, o_bias, up_bias, down_bias;
 };
 
-// Words that CTAs exchange. Every word carries the epoch it belongs to (see decode.cu); zero before the first launch.
+// Words that CTAs exchange: two of each, for even and odd layers, in each one after the other those of each row of the launch. Every word
+// carries the epoch it belongs to (words.cuh); zero before the first launch.
 struct DecodeWords {
-  uint4* hidden;      // [n_layers + 1] of [H]: the residual stream before each layer and after the last; that before layer 0 is not used
-  uint4* middle;      // [n_layers] of [H]: after attention, for a sequential residual
-  uint4* qkv;         // [n_layers] of [(A + 2 G) D] with biases, before RoPE
-  uint4* activation;  // [n_layers] of [I]
-  uint4* down;        // [n_layers] of [down_slices, H], for a parallel residual
-  uint4* heads;       // [n_layers] of [A D] attention output
-  uint4* partials;    // [A, max_parts, partial_words]
-  uint4* votes;       // [2, CTAs] best logit, its token, whether all were finite
+  uint4* hidden;      // [H] the residual stream before a layer
+  uint4* middle;      // [H] after attention, for a sequential residual
+  uint4* qkv;         // [(A + 2 G) D] with biases, before RoPE
+  uint4* activation;  // [I] activations
+  uint4* down;        // [down_slices, H] for a parallel residual
+  uint4* heads;       // [A D] attention output: activations
+  uint4* partials;    // one of [rows, A, max_parts, partial_words]
+  uint4* votes;       // [CTAs, rows], even and odd steps: best logit, its token, whether all were finite
 };
 
-// What a session keeps on the device between launches.
+constexpr int kStepsOfLaunch = kPartTokens;  // at most, so that the positions of a launch lie in kMaxLocalParts parts
+
+// What a session keeps on the device between launches, and what a launch leaves for the host.
 struct DecodeState {
-  int32_t position;  // tokens processed; tokens[position] comes next, if known
-  cf_status status;
-  uint32_t epoch;   // of the last step
-  uint32_t failed;  // 1: a wait ran out of time; for good
+  cf_status status;                 // of the last launch; anything but CF_OK makes the next ones do nothing
+  uint32_t epoch;                   // of the last layer
+  uint32_t failed;                  // 1: a wait ran out of time; for good
+  int32_t n_steps;                  // finished by the last launch
+  int32_t sampled[kStepsOfLaunch];  // step by step, of each row
+};
+
+// A row of a launch: one position of one sequence.
+struct DecodeRow {
+  char* pages;  // of the pool: [page][layer][K, V][G, page_tokens, D]
+  int64_t page_bytes;
+  const int32_t* page_table;
+  float* logits;       // [V] of the last step, or NULL
+  int32_t position;    // of the first step
+  int32_t token;       // of the first step; later ones take what was sampled
+  int32_t sample;      // 1: the most likely token after each step is wanted
+  int32_t first;       // row that the sequence's rows begin with; rows of a sequence lie together in order of position
+  int32_t page_shift;  // a page has 2^page_shift tokens
+  cf_dtype kv_dtype;
 };
 
 struct DecodeParams {
@@ -185,33 +221,28 @@ struct DecodeParams {
   cf_activation activation;
   int32_t parallel_residual;
   int32_t down_slices;  // parts of intermediate_size, each summed by itself; follows from the shape alone; 1 for a sequential residual
+  int32_t qkv_ctas;     // parallel residual: CTAs that take Q K V while the others take MLP-up
   float norm_eps;
   const float* inv_freq;      // [rotary_dim / 2]
   cf_dtype weight_dtype;      // of all matrices
   const char* const* layers;  // [n_layers]
   LayerOffsets offsets;
   const char *embedding, *head;  // packed [V, H]
-  const float *final_norm_weight, *final_norm_bias;
-  char* pages;  // of the pool: [page][layer][K, V][G, page_tokens, D]
-  int64_t page_bytes;
-  const int32_t* page_table;
-  int32_t page_shift;  // a page has 2^page_shift tokens
-  cf_dtype kv_dtype;
+  const float* final_norm;       // as norm_offset says
   DecodeWords words;
-  DecodeState* state;
-  int32_t* tokens;                // by position; [known ..] are written by the launch
-  int32_t known;                  // tokens at the start
-  int32_t end;                    // the launch goes on until position is this
-  int32_t logits_from;            // first position whose logits are wanted besides those a token is sampled from
-  float* logits;                  // [end - logits_from, V], or NULL
+  DecodeState* state;  // of the session that launches
+  int32_t n_rows;
+  int32_t n_steps;                // at most kStepsOfLaunch; 1 for several rows
   int32_t max_parts;              // that `words.partials` has room for
   int32_t ring, window, trickle;  // chunks: in the ring, in flight while streaming, in flight while meeting
   int32_t activation_bytes;       // a multiple of 128
+  int32_t scratch_bytes;          // of attention; a multiple of 128
+  int32_t kv_buffers;             // 1 or 2
   uint64_t wait_limit_ns;
+  DecodeRow rows[kMaxStepRows];
 };
 
-CF_BOTH constexpr int64_t words_of(int64_t rows) { return tiles_of(rows) * kWordsPerStrip; }
-CF_BOTH constexpr int partial_words(int head_dim) { return 1 + (head_dim + 2) / 3; }  // {maximum, denominator, -}, then values
+CF_BOTH constexpr int partial_words(int head_dim) { return 1 + head_dim / kTileRows * kWordsPerStrip; }  // {maximum, denominator, -}, then values
 
 // The best token so far; finite: whether all logits were.
 struct Candidate {
@@ -229,51 +260,68 @@ struct Candidate {
 
 // A matrix of a layer, or the head: how it is cut into units of work (decode_job.cuh).
 struct JobShape {
-  uint32_t offset;
-  int32_t tiles, strips, slices, strips_of_unit, before, together;
+  uint32_t offset, bias, other_bias;  // other: of the second half of gate and up, or a second one to be added
+  int32_t tiles, strips, slices, strips_of_unit, first_cta, ctas;
 };
 constexpr int kJobKinds = 6;
+
+// A part that a CTA attends to.
+struct PartItem {
+  int32_t step, layer, row, kv_head, part, owned;  // owned 0: `row` is the first of the sequence; step -1: there is none any more
+};
 
 // Units first .. end - 1 of a job are this CTA's.
 struct Run {
   uint16_t first, end;
 };
 
-// Dynamic shared memory of decode.cu: `ring` chunks, the activations, this.
+// Dynamic shared memory of decode.cuh: this, `ring` chunks, the activations, attention's scratch, its keys and values.
 struct DecodeShared {
   DecodeParams params;  // a copy: functions that are not inlined would read the kernel's own through memory
   uint64_t full[kMaxRing], empty[kMaxRing];
+  uint64_t kv_full[kKvBuffers];
+  PartItem items[kItems], current, last;  // last: of those that were computed
+  int32_t same_query;                     // 1: `current` has that of `last`
+  volatile int32_t announced, done;       // items, ever: known; computed
   const char* layers[kMaxDecodeLayers];
   JobShape jobs[kJobKinds];
-  Run runs[(kMaxDecodeLayers + 1) * kJobKinds];  // of each job of each layer, and of the head
-  float sums[2][kConsumerWarps];
-  float rows[kUnitsAtOnce][kConsumerWarps][kTileRows];  // sums of each warp
-  float cosine[128], sine[128];
+  Run runs[(kMaxDecodeLayers + 1) * kJobKinds];                            // of each job of each layer, and of the head
+  float sums[kProductWarps][kProducts];                                    // parts of the sum of each product thread's row
+  float2 stats[kMaxStepRows][kNormShares];                                 // mean and sum of squares around it of a share of a row
+  float counts[kNormShares], inverse_counts[kNormShares], inverse_hidden;  // numbers in such a share; of hidden_size
   int32_t page_table[kPageTableShared];
-  float max[kConsumerWarps], denominator[kConsumerWarps];
-  Candidate candidates[kConsumers];
-  float best[kConsumerWarps];
-  int32_t best_token[kConsumerWarps], best_finite[kConsumerWarps];
-  float biases[kMaxBiases];         // of this layer; see decode_job.cuh
-  int32_t bias_at[5], bias_row[5];  // of each run: its first place, -1 if there is none, and its first row
-  float stream[kMaxHidden];         // the residual stream on its way through a norm
-  const char *keys[kPartTokens / kRunTokens], *values[kPartTokens / kRunTokens];  // of the runs of a part of attention
-  int32_t position, epoch, token, finite, go, parts;
+  int32_t table_at[kMaxStepRows];  // where a sequence's begins, by its first row; -1: read it from memory
+  int32_t parts[kMaxStepRows];     // complete before the launch, by the first row of the sequence
+  float max[2][kGatherWarps], denominator[2][kGatherWarps];
+  Candidate candidates[kProducts];
+  int32_t token[kMaxStepRows];
+  int32_t step, epoch, finite, go;
+  int32_t down_begin[kMaxDownSlices + 1];  // tiles before each slice of MLP-down
+  int32_t samples, logits;                 // 1: some row's are wanted
+  int32_t group, complete;                 // heads of a key head; complete parts of attention, over all sequences and key heads
+  uint16_t turned[kMaxDecodeLayers];       // this CTA among all in a layer's attention
   volatile int32_t meeting, failed;
 };
-// Activations as the tensor cores take them: 4 bytes each, in two halves. Also the scratch memory of attention.
-CF_BOTH constexpr int64_t decode_activation_bytes(int64_t hidden, int64_t q_size, int64_t slice, int parallel, int64_t group_size, int64_t head_dim) {
-  int64_t most = parallel ? 2 * hidden : hidden;
-  if (q_size > most) most = q_size;
-  if (slice > most) most = slice;
-  const int64_t attention =
-      (2 * group_size + kConsumerWarps + 5) * head_dim + 4 + kPartsAtOnce * 3 * partial_words(static_cast<int>(head_dim));  // Scratch
-  return 4 * (most > attention ? most : attention);
+
+constexpr int kDecodeSharedBytes = static_cast<int>((sizeof(DecodeShared) + 127) / 128 * 128);
+// Bytes of `rows` rows of activations: 4 bytes each, in two halves.
+CF_BOTH constexpr int64_t activation_bytes(int64_t elements, int rows) { return 4 * elements * rows; }
+// A part's keys and values in shared memory.
+CF_BOTH constexpr int64_t kv_buffer_bytes(int64_t head_dim) { return 2 * kPartTokens * 2 * head_dim; }
+// Attention's scratch: the queries of a group, values of the warps (two of them), local parts of the group, parts of others, sines and cosines.
+CF_BOTH constexpr int64_t scratch_floats(int64_t group, int64_t head_dim, int64_t rotary_dim, int rows) {
+  return group * head_dim + 2 * kGatherWarps * head_dim + group * kMaxLocalParts * (head_dim + 4) + kPartsAtOnce * (head_dim + 4) + rotary_dim * rows;
 }
 
 // The kernels, for launching: block.cu (NULL for a head_dim that is not built) and convert.cu.
 const void* block_kernel(int32_t head_dim);
 const void* convert_kernel();
-const void* decode_kernel(int32_t head_dim, cf_dtype weight_dtype);
+// decode_*.cu, each for one head_dim: for launches of up to `rows` rows.
+const void* decode_kernel_32(cf_dtype weight_dtype, int rows);
+const void* decode_kernel_64(cf_dtype weight_dtype, int rows);
+const void* decode_kernel_80(cf_dtype weight_dtype, int rows);
+const void* decode_kernel_96(cf_dtype weight_dtype, int rows);
+const void* decode_kernel_128(cf_dtype weight_dtype, int rows);
+const void* decode_kernel_256(cf_dtype weight_dtype, int rows);
 
 }  // namespace cf::gpu

@@ -9,7 +9,10 @@ __global__ void __launch_bounds__(kConvertThreads) convert(const __grid_constant
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kConvertThreads + threadIdx.x; i < p.rows * p.cols; i += threads) {
     const int64_t row = p.first_row + i / p.cols, col = i % p.cols;
     const float value = load_element(p.source, p.source_dtype, i);
-    store_element(p.destination, p.dtype, p.tiles ? packed_offset(row, col, p.tiles) : row * p.cols + col, value);
+    const int64_t place = p.placing == Placing::kDense    ? row * p.cols + col
+                          : p.placing == Placing::kPacked ? packed_offset(row, col, p.tiles)
+                                                          : norm_offset(row, p.placing == Placing::kNormBias);
+    store_element(p.destination, p.dtype, place, value);
     if (p.dtype == CF_DTYPE_F16 && isfinite(value) && fabsf(value) >= 65520.0f) *p.overflowed = 1;  // 65504 is F16's largest
   }
 }

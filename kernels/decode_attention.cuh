@@ -1,10 +1,13 @@
-// Attention of one position in a decode step. Cached positions are cut into parts of kPartTokens. Parts that were complete before the
-// launch come through the ring, to whichever CTA's turn it is; the positions behind them belong to the owner of the head, who has
-// written them itself, so that nothing has to be ordered between CTAs. All parts are computed alike and added up in order, so neither
-// where the border lies nor how many CTAs there are shows in the result.
+// Attention of the rows of a decode step, by the gathering warps. Cached positions are cut into parts of kPartTokens. Parts that were
+// complete before the launch go to whichever CTA's turn it is; the positions behind them belong to the owner of a row and key head, who
+// appends what is new and adds all parts up in order. All parts are computed alike, so neither where the border lies nor how many
+// CTAs there are shows in the result.
+//
+// Keys and values of a part come by bulk copies into buffers of their own, which one thread asks for a part ahead: they do not depend on
+// what the other CTAs do. What an earlier step of this launch appended, this CTA wrote; what this step appends goes straight into the buffer.
 #pragma once
 
-#include "decode_product.cuh"
+#include "decode_gather.cuh"
 #include "numbers.cuh"
 #include "phase_attention.cuh"
 #include "ring.cuh"
@@ -15,253 +18,466 @@ namespace cf::gpu {
 
 template <int D>
 struct DecodeAttention {
-  static constexpr int kChunkTokens = kRingChunkBytes / (2 * D) < 64 ? kRingChunkBytes / (2 * D) : 64;  // of one chunk of the ring
-  static constexpr int kPartChunks = 2 * (kPartTokens / kChunkTokens);                                  // K, V, K, V, ...
   static constexpr int kHeadWords = D / kTileRows * kWordsPerStrip;
+  static constexpr int kVector = D + 4;  // a partial result in scratch memory: maximum, denominator, padding, values
+  static constexpr int kWarpTokens = kPartTokens / kGatherWarps;
 
-  // In the memory of the activations, which attention needs before any product does.
   struct Scratch {
-    float *raw, *q, *values, *local, *out, *parts;  // [group + 2, D] as published; [group, D] turned and scaled; [warps, D]; [2, D + 2]; [D]; words
-    __device__ Scratch(void* memory, int group) {
-      raw = static_cast<float*>(memory), q = raw + (group + 2) * D, values = q + group * D, local = values + kConsumerWarps * D,
-      out = local + 2 * (D + 2);
-      parts = out + D;
+    float *q, *values, *local, *parts,
+        *angles;  // [group, D]; [2, warps, D]; [group, kMaxLocalParts, kVector]; [kPartsAtOnce, kVector]; [rows, 2, rotary / 2]
+    __device__ Scratch() {
+      const int group = shared().group;
+      q = scratch_memory(), values = q + group * D, local = values + 2 * kGatherWarps * D, parts = local + group * kMaxLocalParts * kVector;
+      angles = parts + kPartsAtOnce * kVector;
     }
   };
 
-  static __device__ char* address(const DecodeParams& p, const DecodeShared& s, int layer, int kv, int kv_head, int token) {
-    const int number = token >> p.page_shift, in_page = token & ((1 << p.page_shift) - 1);
-    const int page = number < kPageTableShared ? s.page_table[number] : p.page_table[number];
-    const int64_t vector = (static_cast<int64_t>((layer * 2 + kv) * p.n_kv_heads + kv_head) << p.page_shift) + in_page;
-    return p.pages + page * p.page_bytes + vector * (2 * D);
+  struct Task {
+    int row;  // the owner's; the first of the sequence
+    int kv_head, part;
+    bool owned;
+  };
+
+  static __device__ int position_of(int row) { return shared().params.rows[row].position + shared().step; }
+  static __device__ char* address(int row_of_launch, int layer, int kv, int kv_head, int token) {
+    const DecodeShared& s = shared();
+    const DecodeParams& p = s.params;
+    const DecodeRow& row = p.rows[row_of_launch];
+    const int number = token >> row.page_shift, in_page = token & ((1 << row.page_shift) - 1), table = s.table_at[row.first];
+    const int page = table >= 0 ? s.page_table[table + number] : row.page_table[number];
+    const int64_t vector = (static_cast<int64_t>((layer * 2 + kv) * p.n_kv_heads + kv_head) << row.page_shift) + in_page;
+    return row.pages + page * row.page_bytes + vector * (2 * D);
   }
 
-  // ---- The producing thread: the parts of this CTA, K before V.
-  static __device__ bool load_parts(RingWriter& ring, int layer) {
-    const DecodeParams& p = ring.p;
-    const int tasks = ring.s.parts * p.n_kv_heads;
+  // Calls visit for the parts that this CTA attends to in a layer of a step, in order, until it is false. First its share of the complete
+  // ones, for which others wait, sequence by sequence and head by head, so that parts of one query come together; then those of the rows
+  // and key heads that it owns.
+  template <class Visit>
+  static __device__ bool each_part(int step, int layer, Visit visit) {
+    const DecodeShared& s = shared();
+    const DecodeParams& p = s.params;
+    const int ctas = static_cast<int>(gridDim.x), cta = s.turned[layer];
+    if (s.complete > 0) {
+      const int end = static_cast<int>(static_cast<int64_t>(s.complete) * (cta + 1) / ctas);
+      int number = static_cast<int>(static_cast<int64_t>(s.complete) * cta / ctas), before = 0;
 #pragma unroll 1
-    for (int task = first_task(p); task < tasks; task += static_cast<int>(gridDim.x)) {
-      const int first = task / p.n_kv_heads * kPartTokens, kv_head = task % p.n_kv_heads;
+      for (int row = 0; row < p.n_rows && number < end; row++) {
+        if (p.rows[row].first != row) continue;
+        const int parts = s.parts[row], all = parts * p.n_kv_heads;
+        if (number < before + all) {
+          int kv_head = (number - before) / parts, part = number - before - kv_head * parts;
 #pragma unroll 1
-      for (int chunk = 0; chunk < kPartChunks; chunk++) {
-        const int token = first + chunk / 2 * kChunkTokens;
-        char* to = ring.claim(kChunkTokens * 2 * D);
-        if (!to) return false;
-#pragma unroll 1
-        for (int done = 0, run; done < kChunkTokens; done += run) {  // as far as a page goes
-          run = min(kChunkTokens - done, (1 << p.page_shift) - ((token + done) & ((1 << p.page_shift) - 1)));
-          ptx::bulk_copy(to + done * 2 * D, address(p, ring.s, layer, chunk % 2, kv_head, token + done), static_cast<uint32_t>(run) * 2 * D,
-                         ring.barrier());
+          for (; number < min(end, before + all); number++) {
+            if (!visit(PartItem{step, layer, row, kv_head, part, 0})) return false;
+            if (++part == parts) part = 0, kv_head++;
+          }
         }
-        ring.advance();
+        before += all;
       }
+    }
+#pragma unroll 1
+    for (int number = cta; number < p.n_rows * p.n_kv_heads; number += ctas) {
+      const int row = number / p.n_kv_heads, kv_head = number - row * p.n_kv_heads;
+#pragma unroll 1
+      for (int part = s.parts[p.rows[row].first]; part * kPartTokens <= p.rows[row].position + step; part++)
+        if (!visit(PartItem{step, layer, row, kv_head, part, 1})) return false;
     }
     return true;
   }
-
-  // ---- The consumers.
-
-  // Task part * n_kv_heads + head goes to the CTAs in turn, those that own a head last.
-  static __device__ int first_task(const DecodeParams& p) {
-    const int n = static_cast<int>(gridDim.x), first = static_cast<int>(blockIdx.x) - p.n_kv_heads % n;
-    return first < 0 ? first + n : first;
+  static __device__ int complete_parts() {
+    const DecodeShared& s = shared();
+    int parts = 0;
+#pragma unroll 1
+    for (int row = 0; row < s.params.n_rows; row++)
+      if (s.params.rows[row].first == row) parts += s.parts[row];
+    return parts * s.params.n_kv_heads;
   }
 
-  // raw = the queries of a group as published, and, with_kv, its key and value.
-  static __device__ void read_heads(const DecodeParams& p, DecodeShared& s, const uint4* qkv, int kv_head, int group, bool with_kv, uint32_t epoch,
-                                    float* raw) {
-    const int q_words = group * kHeadWords, words = with_kv ? q_words + 2 * kHeadWords : q_words;
+  static __device__ char* buffer(int number) { return kv_memory() + number * static_cast<int>(kv_buffer_bytes(D)); }
+  static __device__ char* vector_in(int number, int kv, int token) { return buffer(number) + (kv * kPartTokens + token) * 2 * D; }
+
+  // Until part number `i`, which was asked for, is there. Copies always end, so this does, also when the launch has failed.
+  static __device__ void wait_part(int i) {
+    const int two = shared().params.kv_buffers - 1;
+    while (!ptx::barrier_passed(&shared().kv_full[i & two], i >> two & 1)) {}
+  }
+
+  // ---- The thread that loads keys and values
+
+  static __device__ void load_all() {
+    DecodeShared& s = shared();
+    const DecodeParams& p = s.params;
+    const uint64_t policy = ptx::evict_first_policy();
+    int asked = 0;
+    const auto wait_done = [&](int least) {
+      while (s.done < least)
+        if (s.failed) return false;
+      __threadfence_block();
+      return true;
+    };
+    const auto announce = [&](const PartItem& item) {
+      if (!wait_done(asked - kItems + 1)) return false;
+      s.items[asked % kItems] = item;
+      __threadfence_block();
+      s.announced = asked + 1;
+      return true;
+    };
+    const auto load = [&](const PartItem& item, int first_of_step) {
+      // A buffer is free; and what the last step appended is in its pages, which whoever computes its parts sees to.
+      if (!announce(item) || !wait_done(max(asked - p.kv_buffers + 1, first_of_step))) return false;
+      const DecodeRow& row = p.rows[item.row];
+      const int number = asked & (p.kv_buffers - 1), first = item.part * kPartTokens;
+      const int cached = item.owned ? p.rows[row.first].position + item.step : first + kPartTokens, count = max(0, min(kPartTokens, cached - first));
+      ptx::fence_proxies();
+      ptx::barrier_expect(&s.kv_full[number], static_cast<uint32_t>(count) * 4 * D);
 #pragma unroll 1
-    for (int first = threadIdx.x; first < words; first += kConsumers) {
-      int at = kv_head * q_words + first;
-      if (first >= q_words + kHeadWords) at = (p.n_heads + p.n_kv_heads + kv_head) * kHeadWords + first - q_words - kHeadWords;
-      else if (first >= q_words) at = (p.n_heads + kv_head) * kHeadWords + first - q_words;
-      uint4 word[1];
-      read_words<1>(
-          p, s, qkv, epoch, [&](int) { return at; }, [](int) { return true; }, word);
-      const int row = first / kWordsPerStrip * kTileRows + first % kWordsPerStrip * 3;
-      for (int i = 0; i < 3; i++)
-        if (first % kWordsPerStrip * 3 + i < kTileRows) raw[row + i] = word_value(word[0], i);
+      for (int loaded = 0, run; loaded < count; loaded += run) {  // as far as a page goes
+        const int token = first + loaded, page = 1 << row.page_shift;
+        run = min(count - loaded, page - (token & (page - 1)));
+#pragma unroll 1
+        for (int kv = 0; kv < 2; kv++)
+          ptx::bulk_copy(vector_in(number, kv, loaded), address(item.row, item.layer, kv, item.kv_head, token), static_cast<uint32_t>(run) * 2 * D,
+                         &s.kv_full[number], policy);
+      }
+      asked++;
+      return true;
+    };
+    bool going = true;
+#pragma unroll 1
+    for (int step = 0; step < p.n_steps && going; step++) {
+      const int first_of_step = asked;
+#pragma unroll 1
+      for (int layer = 0; layer < p.n_layers && going; layer++)
+        going = each_part(step, layer, [&](const PartItem& item) { return load(item, first_of_step); });
+    }
+    if (going) announce({-1, 0, 0, 0, 0, 0});
+    // Nothing may still be on its way when the CTA ends.
+    for (int i = max(0, asked - p.kv_buffers); i < asked; i++) wait_part(i);
+  }
+
+  // ---- The gathering warps
+
+  // Sines and cosines of the rows' positions.
+  static __device__ void set_angles() {
+    const DecodeParams& p = shared().params;
+    const Scratch scratch;
+    const int half = p.rotary_dim / 2;
+#pragma unroll 1
+    for (int i = gather_thread(); i < half * p.n_rows; i += kGathers) {
+      const int row = i / half, pair = i - row * half;
+      float* const of_row = scratch.angles + row * 2 * half;
+      sine_and_cosine(p.inv_freq[pair] * static_cast<float>(position_of(row)), of_row + half + pair, of_row + pair);
     }
   }
 
-  static __device__ float turned(const DecodeParams& p, const DecodeShared& s, const float* head, int d) {
-    if (d >= p.rotary_dim) return head[d];
-    const int half = p.rotary_dim / 2, pair = d < half ? d : d - half;
-    return d < half ? head[d] * s.cosine[pair] - head[d + half] * s.sine[pair] : head[d] * s.cosine[pair] + head[d - half] * s.sine[pair];
-  }
+  // An element of Q K V on its way to where attention needs it.
+  struct Element {
+    const uint4 *word, *other;  // other: of the element that it is turned with; NULL: it is not turned
+    int d, place, other_place, row, query;
+    int token;  // in the part, of a key or value; -1: a query
+    int kv;     // 1: a value
+  };
 
-  // The queries of a group: words -> scratch.q. A barrier stands at the end.
-  static __device__ __noinline__ void prepare_queries(const DecodeParams& p, DecodeShared& s, const Scratch& scratch, const uint4* qkv, int kv_head,
-                                                      int group, bool with_kv, uint32_t epoch) {
-    read_heads(p, s, qkv, kv_head, group, with_kv, epoch, scratch.raw);
-    consumers_sync();
-    const float scale = 1.0f / sqrtf(static_cast<float>(D));
-#pragma unroll 1
-    for (int i = threadIdx.x; i < group * D; i += kConsumers) scratch.q[i] = turned(p, s, scratch.raw + i / D * D, i % D) * scale;
-    consumers_sync();
-  }
-
-  // Positions 0 .. count - 1 of a part, in runs where s.keys and s.values say: scratch.values, s.max and s.denominator of each warp.
+  // The queries of a group to scratch.q, if `with_queries`; and the keys and values of the sequence's rows up to `row`, as far as they lie
+  // in `part`, to the part's buffer, those of `row` to its pages as well. A barrier stands at the end.
   template <class Kv>
-  static __device__ __noinline__ void run_part(DecodeShared& s, float* values, const float* q, int count) {
+  static __device__ __noinline__ void prepare(int buffer_number, const uint4* qkv, int layer, Task task, int part, bool with_queries,
+                                              uint32_t epoch) {
+    const DecodeParams& p = shared().params;
+    const Scratch scratch;
+    const int group = shared().group, queries = with_queries ? group * D : 0, half = p.rotary_dim / 2;
+    const int first_row = p.rows[task.row].first, all = queries + (task.owned ? task.row + 1 - first_row : 0) * 2 * D;
+    const float scale = rsqrtf(static_cast<float>(D));
+    const auto element = [&](int i) {
+      Element e = {nullptr, nullptr, 0, 0, 0, task.row, i, -1, 0};
+      if (i >= all) return e;
+      int head = task.kv_head * group + i / D;
+      e.d = i % D;
+      if (i >= queries) {
+        const int vector = (i - queries) / D;
+        e.d = (i - queries) % D, e.kv = vector & 1, e.row = first_row + (vector >> 1);
+        e.token = position_of(e.row) - part * kPartTokens;
+        head = p.n_heads + (e.kv ? p.n_kv_heads : 0) + task.kv_head;
+        if (e.token < 0 || e.token >= kPartTokens) return e;
+      }
+      const uint4* const words = qkv + (e.row * (p.n_heads + 2 * p.n_kv_heads) + head) * kHeadWords;
+      e.word = words + word_of_row(e.d), e.place = place_in_word(e.d);
+      if (e.kv == 1 || e.d >= 2 * half) return e;
+      const int other = e.d < half ? e.d + half : e.d - half;
+      e.other = words + word_of_row(other), e.other_place = place_in_word(other);
+      return e;
+    };
+    bool wrote = false;
+    const auto finish = [&](const Element& e, const uint4& word, const uint4& other) {
+      if (!e.word) return;
+      float value = word_value(word, e.place);
+      if (e.other) {
+        const float* const angles = scratch.angles + e.row * 2 * half;
+        const int pair = e.d < half ? e.d : e.d - half;
+        const float partner = word_value(other, e.other_place);
+        value = value * angles[pair] + (e.d < half ? -partner : partner) * angles[half + pair];
+      }
+      if (e.token < 0) {
+        scratch.q[e.query] = value * scale;
+        return;
+      }
+      const uint16_t bits = Kv::round(value);
+      reinterpret_cast<uint16_t*>(vector_in(buffer_number, e.kv, e.token))[e.d] = bits;
+      if (e.row == task.row) reinterpret_cast<uint16_t*>(address(e.row, layer, e.kv, task.kv_head, position_of(e.row)))[e.d] = bits;
+      wrote = true;
+    };
+#pragma unroll 1
+    for (int i = gather_thread(); i - gather_thread() < all; i += 2 * kGathers) {  // two elements at a time, whose words come together
+      const Element a = element(i), b = element(i + kGathers);
+      uint4 word[4];
+      read_words_at<4>([&](int j) { return j == 0   ? a.word
+                                           : j == 1 ? a.other
+                                           : j == 2 ? b.word
+                                                    : b.other; }, [&](int) { return epoch; },
+                       [&](int j) {
+                         return (j == 0 ? a.word : j == 1 ? a.other : j == 2 ? b.word : b.other) != nullptr;
+                       },
+                       word);
+      finish(a, word[0], word[1]);
+      finish(b, word[2], word[3]);
+    }
+    if (wrote) ptx::fence_proxies();  // before the ring, or the next step, copies where this has written
+    gathers_sync();
+  }
+
+  // One query over the first `count` positions of the part in a buffer: values of this warp's positions, and their maximum and denominator.
+  template <class Kv>
+  static __device__ __noinline__ void attend_part(int buffer_number, int in_group, int count, int flip) {
     using Tile = LaneTile<D>;
-    const int warp = static_cast<int>(threadIdx.x) / kWarpLanes, lane = static_cast<int>(threadIdx.x) % kWarpLanes;
-    RunningAttention<D, Kv> running(q);
-    const auto load = [](const uint16_t* from, bool wanted) { return wanted ? *reinterpret_cast<const uint4*>(from) : uint4{0, 0, 0, 0}; };
-#pragma unroll 1
-    for (int first = warp * Tile::kPositions; first < count; first += kConsumerWarps * Tile::kPositions) {
-      const int position = first + lane / Tile::kLanes;
-      const bool valid = position < count;
-      const int at = valid ? position : first, run = at / kRunTokens, offset = at % kRunTokens * D;
-      running.take_cached(reinterpret_cast<const uint16_t*>(s.keys[run]) + offset, reinterpret_cast<const uint16_t*>(s.values[run]) + offset, valid,
-                          load);
-    }
-    running.merge_groups();
-    running.store(values, s.max, s.denominator);
-  }
-
-  // Value i of a part's result: maximum, denominator, then D values; from what run_part left.
-  static __device__ __noinline__ float part_value(const DecodeShared& s, const Scratch& scratch, int i) {
-    float max = -INFINITY;
+    DecodeShared& s = shared();
+    const Scratch scratch;
+    const float* const q = scratch.q + in_group * D;
+    float* const values = scratch.values + flip * kGatherWarps * D;
+    constexpr int kRounds = kWarpTokens / Tile::kPositions, kPairs = (D / 2 + kWarpLanes - 1) / kWarpLanes;
+    const int warp = gather_warp(), lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+    const int first = warp * kWarpTokens, n = min(kWarpTokens, count - first), lane_part = lane % Tile::kLanes;
+    float max = -INFINITY, denominator = 0;
+    float2 sums[kPairs] = {};
+    if (n > 0) {
+      const char* const keys = vector_in(buffer_number, 0, first);
+      float score[kRounds];
+      float query[Tile::kChunks][kChunkElements];
 #pragma unroll
-    for (int warp = 0; warp < kConsumerWarps; warp++) max = fmaxf(max, s.max[warp]);
-    if (i == 0) return max;
-    float sum = 0;
-#pragma unroll 2
-    for (int warp = 0; warp < kConsumerWarps; warp++)
-      sum += (i == 1 ? s.denominator[warp] : scratch.values[warp * D + i - 2]) * weight_of(s.max[warp], max);
-    return sum;
-  }
-
-  template <class Kv>
-  static __device__ __noinline__ uint32_t attend_parts(const DecodeParams& p, DecodeShared& s, const char* ring_memory, uint32_t place, void* memory,
-                                                       const uint4* qkv, uint32_t epoch) {
-    RingReader ring(s, ring_memory, p.ring, place);
-    const int group = p.n_heads / p.n_kv_heads, tasks = s.parts * p.n_kv_heads;
-    const Scratch scratch(memory, group);
-#pragma unroll 1
-    for (int task = first_task(p); task < tasks; task += static_cast<int>(gridDim.x)) {
-      const int part = task / p.n_kv_heads, kv_head = task % p.n_kv_heads;
-      prepare_queries(p, s, scratch, qkv, kv_head, group, false, epoch);
-#pragma unroll 1
-      for (int i = 0; i < kPartChunks; i++) {
-        const char* const chunk = ring.wait_ahead(i);
-        constexpr int kRuns = kChunkTokens / kRunTokens;
-        if (threadIdx.x < kRuns) (i % 2 ? s.values : s.keys)[i / 2 * kRuns + threadIdx.x] = chunk + threadIdx.x * (kRunTokens * 2 * D);
-      }
-      consumers_sync();
-#pragma unroll 1
-      for (int h = 0; h < group; h++) {
-        run_part<Kv>(s, scratch.values, scratch.q + h * D, kPartTokens);
-        consumers_sync();
-        if (threadIdx.x < partial_words(D)) {
-          const int i = static_cast<int>(threadIdx.x);
-          float v[3];
+      for (int i = 0; i < Tile::kChunks; i++) {
+        const int chunk = lane_part + i * Tile::kLanes;
 #pragma unroll
-          for (int e = 0; e < 3; e++) {
-            const int at = i == 0 ? e : 3 * i - 1 + e;  // word 0: maximum, denominator
-            v[e] = (i == 0 ? e < 2 : at < D + 2) ? part_value(s, scratch, at) : 0.0f;
-          }
-          ptx::store_word(p.words.partials + (static_cast<int64_t>((kv_head * group + h) * p.max_parts) + part) * partial_words(D) + i, v[0], v[1],
-                          v[2], epoch);
+        for (int e = 0; e < kChunkElements; e += 4) {
+          const float4 four = Tile::kHeadChunks % Tile::kLanes == 0 || chunk < Tile::kHeadChunks
+                                  ? *reinterpret_cast<const float4*>(q + chunk * kChunkElements + e)
+                                  : float4{0, 0, 0, 0};
+          query[i][e] = four.x, query[i][e + 1] = four.y, query[i][e + 2] = four.z, query[i][e + 3] = four.w;
         }
-        consumers_sync();
       }
-#pragma unroll 1
-      for (int i = 0; i < kPartChunks; i++) ring.release();
+#pragma unroll
+      for (int round = 0; round < kRounds; round++) {
+        const int token = round * Tile::kPositions + lane / Tile::kLanes;
+        float product = 0;
+#pragma unroll
+        for (int i = 0; i < Tile::kChunks; i++) {
+          const int chunk = lane_part + i * Tile::kLanes;
+          const bool wanted = Tile::kHeadChunks % Tile::kLanes == 0 || chunk < Tile::kHeadChunks;
+          const uint4 eight = wanted ? *reinterpret_cast<const uint4*>(keys + token * 2 * D + chunk * 16) : uint4{0, 0, 0, 0};
+          const uint32_t pairs[4] = {eight.x, eight.y, eight.z, eight.w};
+#pragma unroll
+          for (int e = 0; e < 4; e++) {
+            const float2 pair = Kv::unpack(pairs[e]);
+            product = fmaf(query[i][2 * e], pair.x, fmaf(query[i][2 * e + 1], pair.y, product));
+          }
+        }
+#pragma unroll
+        for (int lanes = Tile::kLanes / 2; lanes > 0; lanes /= 2) product += __shfl_xor_sync(0xffffffffu, product, lanes);
+        score[round] = token < n ? product : -INFINITY;  // what lies behind was never written
+        max = fmaxf(max, score[round]);
+      }
+#pragma unroll
+      for (int lanes = Tile::kLanes; lanes < kWarpLanes; lanes *= 2) max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, lanes));
+#pragma unroll
+      for (int round = 0; round < kRounds; round++) score[round] = weight_of(score[round], max), denominator += score[round];
+#pragma unroll
+      for (int lanes = Tile::kLanes; lanes < kWarpLanes; lanes *= 2) denominator += __shfl_xor_sync(0xffffffffu, denominator, lanes);
+      const char* const of_lane = vector_in(buffer_number, 1, first) + lane * 4;
+#pragma unroll
+      for (int round = 0; round < kRounds; round++)
+#pragma unroll
+        for (int t = 0; t < Tile::kPositions; t++) {
+          const int token = round * Tile::kPositions + t;
+          const float weight = __shfl_sync(0xffffffffu, score[round], t * Tile::kLanes);
+#pragma unroll
+          for (int i = 0; i < kPairs; i++) {  // zeros where nothing was ever written
+            const bool wanted = token < n && (D / 2 % kWarpLanes == 0 || lane + i * kWarpLanes < D / 2);
+            const uint32_t bits = wanted ? *reinterpret_cast<const uint32_t*>(of_lane + token * 2 * D + i * kWarpLanes * 4) : 0;
+            const float2 pair = Kv::unpack(bits);
+            sums[i].x = fmaf(weight, pair.x, sums[i].x), sums[i].y = fmaf(weight, pair.y, sums[i].y);
+          }
+        }
     }
-    return ring.place();
+#pragma unroll
+    for (int i = 0; i < kPairs; i++)
+      if (lane + i * kWarpLanes < D / 2) reinterpret_cast<float2*>(values + warp * D)[lane + i * kWarpLanes] = sums[i];
+    if (lane == 0) s.max[flip][warp] = max, s.denominator[flip][warp] = denominator;
   }
 
-  // For the heads that this CTA owns: appends K and V of the new position, attends to what lies behind the complete parts, adds all parts
-  // up and publishes the result.
+  // What the warps left, added up: the maximum, the denominator, and this thread's values: d = thread + 128 i.
+  static constexpr int kValues = (D + kGathers - 1) / kGathers;
+  struct Partial {
+    float max, denominator, value[kValues];
+  };
+  static __device__ bool has_value(int i) { return gather_warp() * kWarpLanes + i * kGathers < D; }  // whole warps
+  static __device__ int value_at(int i) { return gather_thread() + i * kGathers; }
+  static __device__ Partial add_warps(int flip) {
+    const DecodeShared& s = shared();
+    const float* const values = Scratch().values + flip * kGatherWarps * D;
+    const int warp = static_cast<int>(threadIdx.x) % kGatherWarps;
+    const float of_warp = s.max[flip][warp];
+    float max = of_warp;
+#pragma unroll
+    for (int lanes = kGatherWarps / 2; lanes > 0; lanes /= 2) max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, lanes));
+    const float weight = weight_of(of_warp, max);
+    Partial partial = {max, weight * s.denominator[flip][warp], {}};
+#pragma unroll
+    for (int lanes = kGatherWarps / 2; lanes > 0; lanes /= 2) partial.denominator += __shfl_xor_sync(0xffffffffu, partial.denominator, lanes);
+#pragma unroll
+    for (int i = 0; i < kGatherWarps; i++) {
+      const float of_i = __shfl_sync(0xffffffffu, weight, i);
+#pragma unroll
+      for (int v = 0; v < kValues; v++) partial.value[v] += of_i * values[i * D + min(value_at(v), D - 1)];
+    }
+    return partial;
+  }
+  // A head's result as activations.
+  template <class Weight>
+  static __device__ void publish_head(int layer, int row, int head, const Partial& sum, uint32_t epoch, Weight) {
+    const DecodeParams& p = shared().params;
+    uint4* const words = words_at(p.words.heads, p.n_heads * kHeadWords, layer, row) + head * kHeadWords;
+    const float inverse = 1.0f / sum.denominator;
+#pragma unroll
+    for (int i = 0; i < kValues; i++) publish_values(words, i, split<Weight>(sum.value[i] * inverse), epoch);
+  }
+  // A head's values, one of each thread, become words.
+  static __device__ void publish_values(uint4* head, int i, uint32_t value, uint32_t epoch) {
+    if (has_value(i)) publish_strip(head + value_at(i) / kTileRows * kWordsPerStrip, value, epoch, value_at(i) < D);
+  }
+
+  static __device__ uint4* partial_at(int row, int head, int part) {
+    const DecodeParams& p = shared().params;
+    return p.words.partials + (static_cast<int64_t>(row * p.n_heads + head) * p.max_parts + part) * partial_words(D);
+  }
+
+  // A complete part, for every row of its sequence. `prepared`: the queries of its only row are there.
   template <class Kv>
-  static __device__ __noinline__ void attend_owned(const DecodeParams& p, DecodeShared& s, void* memory, const uint4* qkv, uint4* heads, int layer,
-                                                   uint32_t epoch) {
-    const int group = p.n_heads / p.n_kv_heads, position = s.position;
-    const Scratch scratch(memory, group);
-    for (int kv_head = static_cast<int>(blockIdx.x); kv_head < p.n_kv_heads; kv_head += static_cast<int>(gridDim.x)) {
-      float *const raw_k = scratch.raw + group * D, *const raw_v = raw_k + D;
-      prepare_queries(p, s, scratch, qkv, kv_head, group, true, epoch);
+  static __device__ __noinline__ void attend_complete(int buffer_number, const uint4* qkv, int layer, Task task, uint32_t epoch, bool prepared) {
+    const DecodeParams& p = shared().params;
+    const int group = shared().group;
+    int flip = 0;
 #pragma unroll 1
-      for (int d = threadIdx.x; d < D; d += kConsumers) {
-        reinterpret_cast<uint16_t*>(address(p, s, layer, 0, kv_head, position))[d] = Kv::round(turned(p, s, raw_k, d));
-        reinterpret_cast<uint16_t*>(address(p, s, layer, 1, kv_head, position))[d] = Kv::round(raw_v[d]);
+    for (int row = task.row; row < p.n_rows && p.rows[row].first == task.row; row++) {
+      if (!prepared || row > task.row) prepare<Kv>(buffer_number, qkv, layer, {row, task.kv_head, 0, false}, 0, true, epoch);
+#pragma unroll 1
+      for (int h = 0; h < group; h++, flip ^= 1) {
+        attend_part<Kv>(buffer_number, h, kPartTokens, flip);
+        gathers_sync();
+        const Partial partial = add_warps(flip);
+        uint4* const to = partial_at(row, task.kv_head * group + h, task.part);
+        if (gather_thread() == 0) ptx::store_word(to, __float_as_uint(partial.max), __float_as_uint(partial.denominator), 0, epoch);
+#pragma unroll
+        for (int i = 0; i < kValues; i++) publish_values(to + 1, i, __float_as_uint(partial.value[i]), epoch);
       }
-      consumers_sync();
-      const int last_part = position / kPartTokens;
+    }
+  }
+
+  // A part behind the complete ones for a row and the heads of a group, and, after the last one, the sum of all.
+  template <class Weight, class Kv>
+  static __device__ __noinline__ void attend_owned(int buffer_number, const uint4* qkv, int layer, Task task, uint32_t epoch) {
+    const DecodeParams& p = shared().params;
+    const Scratch scratch;
+    const int group = shared().group, position = position_of(task.row), complete = shared().parts[p.rows[task.row].first];
+    const int part = task.part, last_part = position / kPartTokens;
+    int flip = 0;
+    prepare<Kv>(buffer_number, qkv, layer, task, part, part == complete, epoch);
 #pragma unroll 1
-      for (int h = 0; h < group; h++) {
-        const int head = kv_head * group + h;
-#pragma unroll 1
-        for (int part = s.parts; part <= last_part; part++) {
-          const int first = part * kPartTokens, run = static_cast<int>(threadIdx.x) % (kPartTokens / kRunTokens);
-          if (threadIdx.x < 2 * (kPartTokens / kRunTokens) && first + run * kRunTokens <= position) {
-            const int kv = static_cast<int>(threadIdx.x) / (kPartTokens / kRunTokens);
-            (kv ? s.values : s.keys)[run] = address(p, s, layer, kv, kv_head, first + run * kRunTokens);
-          }
-          consumers_sync();
-          run_part<Kv>(s, scratch.values, scratch.q + h * D, min(kPartTokens, position + 1 - first));
-          consumers_sync();
-#pragma unroll 1
-          for (int i = threadIdx.x; i < D + 2; i += kConsumers) scratch.local[(part - s.parts) * (D + 2) + i] = part_value(s, scratch, i);
-          consumers_sync();
-        }
-        combine(p, s, scratch.parts, scratch.local, scratch.out, head, last_part, epoch);
-        consumers_sync();
-#pragma unroll 1
-        for (int word = threadIdx.x; word < kHeadWords; word += kConsumers) {
-          const int row = word / kWordsPerStrip * kTileRows + word % kWordsPerStrip * 3;
-          ptx::store_word(heads + head * kHeadWords + word, scratch.out[row], scratch.out[min(row + 1, D - 1)], scratch.out[min(row + 2, D - 1)],
-                          epoch);
-        }
-        consumers_sync();
+    for (int h = 0; h < group; h++, flip ^= 1) {
+      attend_part<Kv>(buffer_number, h, min(position + 1 - part * kPartTokens, kPartTokens), flip);
+      gathers_sync();
+      const Partial partial = add_warps(flip);
+      if (last_part == 0) {  // the only one: what add_parts would say
+        publish_head(layer, task.row, task.kv_head * group + h, partial, epoch, Weight());
+        continue;
       }
+      float* const to = scratch.local + (h * kMaxLocalParts + part - complete) * kVector;
+      if (gather_thread() == 0) to[0] = partial.max, to[1] = partial.denominator;
+#pragma unroll
+      for (int i = 0; i < kValues; i++)
+        if (value_at(i) < D) to[4 + value_at(i)] = partial.value[i];
+    }
+    if (part < last_part || last_part == 0) return;
+#pragma unroll 1
+    for (int h = 0; h < group; h++) {
+      const int head = task.kv_head * group + h;
+      publish_head(layer, task.row, head, add_parts(h, task.row, head, complete, last_part, epoch), epoch, Weight());
     }
   }
 
  private:
-  // out = all parts of a head, added up in order. Those that other CTAs computed come as words, kAtOnce parts at a time, to scratch.parts.
-  static __device__ __noinline__ void combine(const DecodeParams& p, DecodeShared& s, float* parts, const float* local, float* out, int head,
-                                              int last_part, uint32_t epoch) {
-    float max = -INFINITY, denominator = 0, sum = 0;
-    const int d = static_cast<int>(threadIdx.x);  // D <= kConsumers
-    const uint4* const base = p.words.partials + static_cast<int64_t>(head) * p.max_parts * partial_words(D);
+  // All parts of a head, added up in order, kPartsAtOnce at a time: those before `complete` come as words, the others are in `local`.
+  static __device__ Partial add_parts(int in_group, int row, int head, int complete, int last_part, uint32_t epoch) {
+    const Scratch scratch;
+    const float* const local = scratch.local + in_group * kMaxLocalParts * kVector;
+    Partial sum = {-INFINITY, 0, {}};
+    const uint4* const base = partial_at(row, head, 0);
 #pragma unroll 1
     for (int first = 0; first <= last_part; first += kPartsAtOnce) {
-      const int count = min(kPartsAtOnce, s.parts - first), words = count * partial_words(D);
+      const int count = min(kPartsAtOnce, last_part + 1 - first), words = min(count, complete - first) * partial_words(D);
+      gathers_sync();  // local results are there; those of the last round were read
 #pragma unroll 1
-      for (int at = threadIdx.x; at < words; at += 4 * kConsumers) {
+      for (int at = gather_thread(); at < words; at += 4 * kGathers) {
         uint4 word[4];
         read_words<4>(
-            p, s, base + first * partial_words(D), epoch, [&](int j) { return at + j * kConsumers; },
-            [&](int j) { return at + j * kConsumers < words; }, word);
+            base + first * partial_words(D), epoch, [&](int j) { return at + j * kGathers; }, [&](int j) { return at + j * kGathers < words; }, word);
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          const int index = at + j * kConsumers;
+          const int index = at + j * kGathers;
           if (index >= words) break;
-          float* const to = parts + index * 3;
-          to[0] = word_value(word[j], 0), to[1] = word_value(word[j], 1), to[2] = word_value(word[j], 2);
+          const int part = index / partial_words(D), in_part = index - part * partial_words(D) - 1;
+          float* const to = scratch.parts + part * kVector;
+          if (in_part < 0) {
+            to[0] = word_value(word[j], 0), to[1] = word_value(word[j], 1);
+          } else {
+            const int d = 4 + in_part / kWordsPerStrip * kTileRows + in_part % kWordsPerStrip * 3;
+            to[d] = word_value(word[j], 0);
+            if (has_three(in_part)) to[d + 1] = word_value(word[j], 1), to[d + 2] = word_value(word[j], 2);
+          }
         }
       }
-      consumers_sync();
-      if (d < D) {
-#pragma unroll 1
-        for (int part = first; part <= min(last_part, first + kPartsAtOnce - 1); part++) {
-          const bool remote = part < s.parts;
-          const float* const values = remote ? parts + (part - first) * partial_words(D) * 3 : local + (part - s.parts) * (D + 2);
-          const float part_max = values[0], value = values[(remote ? 3 : 2) + d];
-          const float both = fmaxf(max, part_max), mine = weight_of(max, both), theirs = weight_of(part_max, both);
-          denominator = denominator * mine + values[1] * theirs;
-          sum = sum * mine + value * theirs;
-          max = both;
-        }
+      if (words > 0) gathers_sync();
+      const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+      const auto part_at = [&](int i) { return first + i < complete ? scratch.parts + i * kVector : local + (first + i - complete) * kVector; };
+      const float* const mine = part_at(min(lane, count - 1));
+      float both = lane < count ? mine[0] : -INFINITY;
+      const float of_part = both;
+#pragma unroll
+      for (int lanes = kPartsAtOnce / 2; lanes > 0; lanes /= 2) both = fmaxf(both, __shfl_xor_sync(0xffffffffu, both, lanes, kPartsAtOnce));
+      both = fmaxf(__shfl_sync(0xffffffffu, both, 0), sum.max);
+      const float weight = lane < count ? weight_of(of_part, both) : 0.0f, keep = weight_of(sum.max, both);
+      float new_denominator = lane < count ? weight * mine[1] : 0.0f;
+#pragma unroll
+      for (int lanes = kPartsAtOnce / 2; lanes > 0; lanes /= 2) new_denominator += __shfl_xor_sync(0xffffffffu, new_denominator, lanes, kPartsAtOnce);
+      sum.denominator = sum.denominator * keep + __shfl_sync(0xffffffffu, new_denominator, 0);
+#pragma unroll
+      for (int v = 0; v < kValues; v++) sum.value[v] *= keep;
+#pragma unroll 4
+      for (int i = 0; i < count; i++) {
+        const float of_i = __shfl_sync(0xffffffffu, weight, i);
+#pragma unroll
+        for (int v = 0; v < kValues; v++) sum.value[v] += of_i * part_at(i)[4 + min(value_at(v), D - 1)];
       }
-      consumers_sync();
+      sum.max = both;
     }
-    if (d < D) out[d] = sum / denominator;
+    return sum;
   }
 };
 

@@ -1,7 +1,8 @@
 // Matrix times activations in a decode step, on the tensor cores: strips of packed weights from the ring, activations in shared memory.
 //
 // One 16x8x16 product takes a tile of weights and eight columns of activations. An activation is two 16-bit numbers, what it rounds to
-// and what rounding left, in two columns that are added in the end: products are as exact as those of fp32 activations.
+// and what rounding left, in two columns that are added in the end: products are as exact as those of fp32 activations. Four rows
+// of a launch fill a product.
 #pragma once
 
 #include "numbers.cuh"
@@ -10,90 +11,121 @@
 
 namespace cf::gpu {
 
-__device__ inline void consumers_sync() { ptx::sync_threads(1, kConsumers); }  // consumers only
+// An activation: what the value rounds to in the low half, the rest in the high half.
+template <class Weight>
+__device__ uint32_t split(float value) {
+  const uint32_t rounded = Weight::round(value);
+  return rounded | static_cast<uint32_t>(Weight::round(value - Weight::widen(static_cast<uint16_t>(rounded)))) << 16;
+}
 
-// Activations: 64 bytes to a tile of 16. Bytes 0-31 have the numbers rounded, in the order in which lanes 0-3 read them (columns 0 1 8 9,
-// 2 3 10 11, 4 5 12 13, 6 7 14 15); bytes 32-63 the rests, for lanes 4-7.
+// Activations in shared memory: for each tile of 16 columns 64 bytes of each row of the launch. In those the columns lie as lanes read them:
+// 0 1 8 9, 2 3 10 11, 4 5 12 13, 6 7 14 15.
 constexpr int kActivationTileBytes = 64;
+__device__ inline int place_in_tile(int column) { return ((column & 7) >> 1) * 16 + (column >> 3 & 1) * 8 + (column & 1) * 4; }
 
-// Where column k is, a multiple of 2 for a pair.
-__device__ inline char* activation_at(char* x, int k) {
-  return x + (k >> 4) * kActivationTileBytes + ((k & 7) >> 1) * 8 + (k >> 3 & 1) * 4 + (k & 1) * 2;
-}
-
-// Columns 2 pair and 2 pair + 1.
+// Element `column` of a token's embedding.
 template <class Weight>
-__device__ void store_activations(char* x, int pair, float a, float b) {
-  const uint32_t rounded_a = Weight::round(a), rounded_b = Weight::round(b);
-  const uint32_t rest_a = Weight::round(a - Weight::widen(static_cast<uint16_t>(rounded_a))),
-                 rest_b = Weight::round(b - Weight::widen(static_cast<uint16_t>(rounded_b)));
-  char* const at = activation_at(x, 2 * pair);
-  *reinterpret_cast<uint32_t*>(at) = rounded_a | rounded_b << 16;
-  *reinterpret_cast<uint32_t*>(at + 32) = rest_a | rest_b << 16;
-}
-
-// The rows of word `word` of a vector.
-template <class Weight>
-__device__ void store_word_of(char* x, int word, const uint4& values) {
-  const int in_strip = word % kWordsPerStrip, row = word / kWordsPerStrip * kTileRows + in_strip * 3;
-#pragma unroll
-  for (int i = 0; i < 3; i++) {
-    if (in_strip * 3 + i >= kTileRows) break;
-    const float value = word_value(values, i);
-    const uint16_t rounded = Weight::round(value);
-    char* const at = activation_at(x, row + i);
-    *reinterpret_cast<uint16_t*>(at) = rounded;
-    *reinterpret_cast<uint16_t*>(at + 32) = Weight::round(value - Weight::widen(rounded));
-  }
-}
-
-// Element `row` of a token's embedding.
-template <class Weight>
-__device__ float embedding(const DecodeParams& p, int token, int row) {
-  return Weight::widen(reinterpret_cast<const uint16_t*>(p.embedding)[packed_offset(token, row, p.hidden_size / kTileRows)]);
+__device__ float embedding(int token, int column) {
+  const DecodeParams& p = shared().params;
+  return Weight::widen(__ldg(reinterpret_cast<const uint16_t*>(p.embedding) + packed_offset(token, column, p.hidden_size / kTileRows)));
 }
 
 __device__ inline void multiply_tile(F16, float (&d)[4], uint4 a, uint2 b) { ptx::multiply_f16(d, a, b); }
 __device__ inline void multiply_tile(Bf16, float (&d)[4], uint4 a, uint2 b) { ptx::multiply_bf16(d, a, b); }
 
-// sums[warp][row] = this warp's share of the 16 rows of a strip, or of a run of `tiles` of its tiles, times x. Warps take the tiles of
-// a chunk in turn; a warp has four chains of sums, so that no product waits for the one before. Takes and gives the place in the
-// ring; one copy for all phases, so that what they keep in registers does not meet what this needs.
-template <class Weight>
-__device__ __noinline__ uint32_t add_strip(DecodeShared& s, const char* chunks, int ring_size, uint32_t place, const char* x, int tiles,
-                                           float (*sums)[kTileRows]) {
-  RingReader ring(s, chunks, ring_size, place);
+// Half a chunk is a warp's share of work at a time: few tiles, so that a short phase occupies many warps, and so many that waiting for the
+// chunk is a small part. Half h of a strip belongs to part h % kProductWarps of its sums; the parts are added up in order.
+constexpr int kHalfTiles = kChunkTiles / 2;
+__device__ inline int ring_chunks(int tiles) { return (tiles + kChunkTiles - 1) / kChunkTiles; }
+
+// shared().sums[part][strip * 16 kRows + row of the launch * 16 + row] = parts of the sums of `strips` strips, whose chunks begin at
+// `ring`, each with `tiles` tiles, times the activations. Four chains of sums, so that no product waits for the one before.
+template <class Weight, int kRows>
+__device__ __forceinline__ void add_strips(RingReader ring, int strips, int tiles) {
   const int warp = static_cast<int>(threadIdx.x) / kWarpLanes, lane = static_cast<int>(threadIdx.x) % kWarpLanes;
-  constexpr int kChains = kChunkTiles / kConsumerWarps;
-  float d[kChains][4] = {};
-  const char* b_of_lane = x + (lane >> 2) * 32 + (lane & 3) * 8;  // lanes 0-7
+  constexpr int kChains = 4, kGroups = (kRows + 3) / 4, kTileStride = kRows * kActivationTileBytes, kAtOnce = kRows == 1 ? 8 : 4;
+  float d[kGroups][kChains][4] = {};
+  // Columns of a product: of row j of a group 2 j, rounded, and 2 j + 1, the rest. With one row only the first pair counts.
+  const int column = lane >> 2, of_row = kRows == 1 ? 0 : column >> 1;
+  const uint32_t order = column & 1 ? 0x7632u : 0x5410u;
+  const char* const x_of_lane = activations() + of_row * kActivationTileBytes + (lane & 3) * 16;
+  const auto tile_times_x = [&](int chain, uint4 a, const uint4* b) {
+#pragma unroll
+    for (int group = 0; group < kGroups; group++)
+      multiply_tile(Weight(), d[group][chain], a, {__byte_perm(b[group].x, b[group].y, order), __byte_perm(b[group].z, b[group].w, order)});
+  };
+  const bool reads = kRows > 1 || lane < 8;  // with one row: what the other lanes have goes into columns that nobody asks for
+  const auto x_at = [&](int tile, int group) {
+    uint4 x = {0, 0, 0, 0};
+    if (reads) x = *reinterpret_cast<const uint4*>(x_of_lane + tile * kTileStride + group * 4 * kActivationTileBytes);
+    return x;
+  };
+  const int halves = 2 * ring_chunks(tiles);  // of a strip; of the last one or two may be empty
+  int strip = 0, half = warp;
+  while (half >= halves) half -= halves, strip++;
+  ring.skip(warp / 2);
 #pragma unroll 1
-  for (int first = 0; first < tiles; first += kChunkTiles) {
-    const char* const chunk = ring.wait();
+  while (strip < strips) {
+    const char* const a = ring.wait() + (half & 1) * (kHalfTiles * kTileBytes) + lane * 16;
+    const int first = half * kHalfTiles, count = min(kHalfTiles, tiles - first);
+    if (count == kHalfTiles) {
 #pragma unroll
-    for (int i = 0; i < kChains; i++) {
-      const int tile = i * kConsumerWarps + warp;
-      if (first + tile >= tiles) break;
-      const uint4 a = ptx::load_tile(chunk + tile * kTileBytes + lane * 16);
-      const uint2 b = lane < 8 ? *reinterpret_cast<const uint2*>(b_of_lane + (first + tile) * kActivationTileBytes) : uint2{0, 0};
-      multiply_tile(Weight(), d[i], a, b);
+      for (int base = 0; base < kHalfTiles; base += kAtOnce) {
+        uint4 weights[kAtOnce], x[kAtOnce][kGroups];  // everything is asked for before anything is used
+#pragma unroll
+        for (int i = 0; i < kAtOnce; i++) weights[i] = ptx::load_tile(a + (base + i) * kTileBytes);
+#pragma unroll
+        for (int i = 0; i < kAtOnce; i++)
+#pragma unroll
+          for (int group = 0; group < kGroups; group++) x[i][group] = x_at(first + base + i, group);
+#pragma unroll
+        for (int i = 0; i < kAtOnce; i++) tile_times_x(i % kChains, weights[i], x[i]);
+      }
+    } else {
+#pragma unroll 1
+      for (int base = 0; base < count; base += kChains)
+#pragma unroll
+        for (int i = 0; i < kChains; i++) {
+          if (base + i >= count) break;
+          uint4 x[kGroups];
+#pragma unroll
+          for (int group = 0; group < kGroups; group++) x[group] = x_at(first + base + i, group);
+          tile_times_x(i, ptx::load_tile(a + (base + i) * kTileBytes), x);
+        }
     }
-    ring.release();
-  }
-  float both[4];
+    __syncwarp();
+    if (lane == 0) ring.release();
+    ring.skip(kProductWarps / 2);
+    const int part = half % kProductWarps, of_strip = strip;
+    half += kProductWarps;
+    while (half >= halves) half -= halves, strip++;
+    if (strip == of_strip) continue;
+      // This lane has columns 2 j and 2 j + 1 for j = lane % 4, of rows lane / 4 and lane / 4 + 8.
 #pragma unroll
-  for (int i = 0; i < 4; i++) both[i] = (d[0][i] + d[1][i]) + (d[2][i] + d[3][i]);
-  if (lane % 4 == 0) {  // has columns 0 and 1
-    sums[warp][lane / 4] = both[0] + both[1];
-    sums[warp][lane / 4 + 8] = both[2] + both[3];
+    for (int group = 0; group < kGroups; group++) {
+      float both[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) both[i] = (d[group][0][i] + d[group][1][i]) + (d[group][2][i] + d[group][3][i]);
+      if (kRows > 1 || lane % 4 == 0) {
+        float* const to = shared().sums[part] + of_strip * kTileRows * kRows + (group * 4 + (kRows == 1 ? 0 : lane % 4)) * kTileRows + lane / 4;
+        to[0] = both[0] + both[1];
+        to[8] = both[2] + both[3];
+      }
+#pragma unroll
+      for (int chain = 0; chain < kChains; chain++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) d[group][chain][i] = 0;
+    }
   }
-  return ring.place();
 }
 
-__device__ inline float row_sum(const DecodeShared& s, int strip, int row) {
+// The sum of the parts of a strip of `tiles` tiles for what a thread at `place` is to finish.
+__device__ inline float parts_sum(int place, int tiles) {
+  const int parts = min(kProductWarps, 2 * ring_chunks(tiles));
   float sum = 0;
 #pragma unroll
-  for (int warp = 0; warp < kConsumerWarps; warp++) sum += s.rows[strip][warp][row];
+  for (int part = 0; part < kProductWarps; part++)
+    if (part < parts) sum += shared().sums[part][place];
   return sum;
 }
 

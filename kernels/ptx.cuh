@@ -38,10 +38,9 @@ __device__ inline uint32_t load_relaxed(const uint32_t* word) {
 }
 __device__ inline void store_relaxed(uint32_t* word, uint32_t value) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(word), "r"(value)); }
 
-// A word of an exchange between CTAs: three floats and the epoch they belong to, one access of 128 bits that never tears.
-__device__ inline void store_word(uint4* word, float a, float b, float c, uint32_t epoch) {
-  const uint64_t low = static_cast<uint64_t>(__float_as_uint(b)) << 32 | __float_as_uint(a);
-  const uint64_t high = static_cast<uint64_t>(epoch) << 32 | __float_as_uint(c);
+// A word of an exchange between CTAs: three numbers and the epoch they belong to, one access of 128 bits that never tears.
+__device__ inline void store_word(uint4* word, uint32_t a, uint32_t b, uint32_t c, uint32_t epoch) {
+  const uint64_t low = static_cast<uint64_t>(b) << 32 | a, high = static_cast<uint64_t>(epoch) << 32 | c;
   asm volatile("{.reg .b128 t; mov.b128 t, {%0, %1}; st.relaxed.gpu.global.b128 [%2], t;}" ::"l"(low), "l"(high), "l"(word) : "memory");
 }
 __device__ inline uint4 load_word(const uint4* word) {
@@ -77,15 +76,31 @@ __device__ inline void barrier_arrive(uint64_t* barrier) {
 __device__ inline void barrier_expect(uint64_t* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
 }
+// For what is read once: the first to leave L2, so that what CTAs exchange stays there.
+__device__ inline uint64_t evict_first_policy() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
 // Global to shared memory; addresses and size are multiples of 16 bytes.
-__device__ inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)), "l"(from),
-               "r"(bytes), "r"(shared_address(barrier))
+__device__ inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier, uint64_t policy) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(shared_address(to)),
+               "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
                : "memory");
 }
+// Orders this thread's plain accesses before bulk copies that come after them.
+__device__ inline void fence_proxies() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
-// Barrier `id` for the first `threads` threads that come to it.
-__device__ inline void sync_threads(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+// Barrier `id` for the first `threads` threads that come to it, and the same without waiting. Whole warps: their lanes meet first, since
+// lanes that waited for different words may not have met again.
+__device__ inline void sync_threads(int id, int threads) {
+  __syncwarp();
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+__device__ inline void arrive_threads(int id, int threads) {
+  __syncwarp();
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 
 // A 16x16 tile of 16-bit weights: lane i gives the address of row i % 8 of the 8x8 matrix i / 8.
 __device__ inline uint4 load_tile(const void* row) {
@@ -98,14 +113,14 @@ __device__ inline uint4 load_tile(const void* row) {
 }
 // d += a b, a 16x16 row-major, b 16x8 column-major.
 __device__ inline void multiply_f16(float (&d)[4], uint4 a, uint2 b) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
 __device__ inline void multiply_bf16(float (&d)[4], uint4 a, uint2 b) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
 
 // Wall-clock time since some moment, in ns; the same clock on all SMs.

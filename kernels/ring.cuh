@@ -1,23 +1,22 @@
 // A ring of chunks in shared memory: one thread fills it by bulk copies and runs ahead of the consumers, as far as the ring goes.
 #pragma once
 
-#include "contract.h"
+#include "decode_shared.cuh"
 #include "ptx.cuh"
-#include "words.cuh"
 
 namespace cf::gpu {
 
 // The producing thread's end.
 struct RingWriter {
-  const DecodeParams& p;
-  DecodeShared& s;
-  char* ring;
+  uint64_t policy = ptx::evict_first_policy();
   int slot = 0;
   uint32_t parity = 0;  // of the lap
   bool first_lap = true;
 
   // Claims the next slot for `bytes` bytes; NULL: the launch has failed.
   __device__ char* claim(uint32_t bytes) {
+    DecodeShared& s = shared();
+    const DecodeParams& p = s.params;
     if (!first_lap)
       while (!ptx::barrier_passed(&s.empty[slot], parity ^ 1))
         if (s.failed) return nullptr;
@@ -29,16 +28,16 @@ struct RingWriter {
       if (s.failed) return nullptr;
     }
     ptx::barrier_expect(&s.full[slot], bytes);
-    return ring + slot * kRingChunkBytes;
+    return chunk_at(slot);
   }
-  __device__ uint64_t* barrier() { return &s.full[slot]; }
+  __device__ void copy(char* to, const char* from, uint32_t bytes) { ptx::bulk_copy(to, from, bytes, &shared().full[slot], policy); }
   __device__ void advance() {
-    if (++slot == p.ring) slot = 0, parity ^= 1, first_lap = false;
+    if (++slot == shared().params.ring) slot = 0, parity ^= 1, first_lap = false;
   }
   __device__ bool load(const char* from, uint32_t bytes) {
     char* const to = claim(bytes);
     if (!to) return false;
-    ptx::bulk_copy(to, from, bytes, barrier());
+    copy(to, from, bytes);
     advance();
     return true;
   }
@@ -52,47 +51,32 @@ struct RingWriter {
   // Nothing may still be on its way when the CTA ends.
   __device__ void drain() {
 #pragma unroll 1
-    for (int i = 0; i < p.ring; i++) {
+    for (int i = 0; i < shared().params.ring; i++) {
       const bool this_lap = i < slot;
       if (!this_lap && first_lap) break;
-      while (!ptx::barrier_passed(&s.full[i], this_lap ? parity : parity ^ 1)) {}
+      while (!ptx::barrier_passed(&shared().full[i], this_lap ? parity : parity ^ 1)) {}
     }
   }
 };
 
-// A consumer warp's end. Every warp passes every chunk.
+constexpr uint32_t kChunkReaders = 2;  // that release a chunk: the warps that have its halves
+
+// A place in the sequence of chunks, as the product warps follow it.
 struct RingReader {
-  DecodeShared& s;
-  const char* ring;
-  int size, slot;
-  uint32_t parity;
+  int slot = 0;
+  uint32_t parity = 0;
 
-  __device__ RingReader(DecodeShared& shared, const char* chunks, int ring_size, uint32_t place)
-      : s(shared), ring(chunks), size(ring_size), slot(static_cast<int>(place >> 1)), parity(place & 1) {}
-  __device__ uint32_t place() const { return static_cast<uint32_t>(slot) << 1 | parity; }  // 0 at the start
-
-  __device__ const char* wait() { return wait_for(slot, parity); }
-  // The chunk `ahead` places on, without waiting.
-  __device__ const char* chunk(int ahead) const {
-    const int at = slot + ahead;
-    return ring + (at < size ? at : at - size) * kRingChunkBytes;
+  __device__ void skip(int chunks) {
+    const int size = shared().params.ring;
+    for (slot += chunks; slot >= size; slot -= size) parity ^= 1;
   }
-  __device__ const char* wait_ahead(int ahead) {
-    const int at = slot + ahead;
-    return at < size ? wait_for(at, parity) : wait_for(at - size, parity ^ 1);
+  // The chunk, once it is there.
+  __device__ const char* wait() const {
+    while (!ptx::barrier_passed(&shared().full[slot], parity))
+      if (shared().failed) break;
+    return chunk_at(slot);
   }
-  __device__ void release() {
-    __syncwarp();
-    if (threadIdx.x % kWarpLanes == 0) ptx::barrier_arrive(&s.empty[slot]);
-    if (++slot == size) slot = 0, parity ^= 1;
-  }
-
- private:
-  __device__ const char* wait_for(int at, uint32_t lap) {
-    while (!ptx::barrier_passed(&s.full[at], lap))
-      if (s.failed) break;
-    return ring + at * kRingChunkBytes;
-  }
+  __device__ void release() const { ptx::barrier_arrive(&shared().empty[slot]); }  // one thread of a reader
 };
 
 }  // namespace cf::gpu

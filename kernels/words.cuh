@@ -1,21 +1,32 @@
 // Activations on their way between CTAs: every word carries the epoch it belongs to, so readers need no barrier; they ask for all
-// their words at once, and again until all have arrived.
+// their words at once, and again until all have arrived. Epochs count layers and never repeat.
 //
-// Why a word is never overwritten before all have read it: each layer has its own words, so a word is written again a whole step
-// later, by a CTA that has read every CTA's vote on the step's token; and a CTA votes after it has read all words of the step. (Steps
-// that sample nothing vote, too.) No CTA is more than one step ahead of another, so two sets of votes suffice. The partial results of attention are shared by all layers: who
-// writes those of the next layer has read hidden words that follow, over every head, from the results of all owners of this layer.
+// Why two sets of words, for even and odd layers, suffice, so that none is overwritten before all have read it. The launch has so few
+// CTAs that each has a unit of MLP-down in every layer (decode.cpp), and in program order that unit comes after everything else that the
+// CTA reads in the layer, but for queries and partial results, whose readers publish what a head's words need, and for what is read in order to
+// publish rows of the residual stream. Who has read all of the stream before
+// layer l + 1, or anything that was made of it, therefore knows that all CTAs have read everything of layer l; and everything that is
+// written in layer l + 2 is made of that. A step ends with the votes of all CTAs on its token, which each CTA reads (steps that sample
+// nothing vote, too), so the same holds across steps, and no CTA is more than one step ahead of another: two sets of votes. The
+// partial results of attention are shared by all layers: who writes those of the next layer has read queries made of
+// the stream, which follows, over every head, from what their readers published.
 #pragma once
 
-#include "contract.h"
+#include "decode_shared.cuh"
 #include "ptx.cuh"
 
 namespace cf::gpu {
 
+// The words of a row of the launch in a layer; `words`: of one row.
+__device__ inline uint4* words_at(uint4* base, int words, int layer, int row) { return base + ((layer & 1) * shared().params.n_rows + row) * words; }
+__device__ inline int hidden_words() { return shared().params.hidden_size / kTileRows * kWordsPerStrip; }
+__device__ inline int activation_words() { return shared().params.intermediate_size / kTileRows * kWordsPerStrip; }
+
 // True once the launch has failed, here or elsewhere, or has waited here for longer than it may; then it has failed.
-__device__ inline bool gave_up(const DecodeParams& p, DecodeShared& s, uint64_t& since) {
+__device__ inline bool gave_up(uint64_t since) {
+  DecodeShared& s = shared();
+  const DecodeParams& p = s.params;
   const uint64_t now = ptx::wall_clock_ns();
-  if (since == 0) since = now;
   if (!s.failed && (ptx::load_relaxed(&p.state->failed) || now - since > p.wait_limit_ns)) {
     ptx::store_relaxed(&p.state->failed, 1);
     s.failed = 1;
@@ -23,9 +34,9 @@ __device__ inline bool gave_up(const DecodeParams& p, DecodeShared& s, uint64_t&
   return s.failed;
 }
 
-// The words at(j) for j = 0 .. kCount - 1 where wanted(j), once each carries epoch(j).
+// The words at(j) for j = 0 .. kCount - 1 where wanted(j), once each carries epoch(j); zeros elsewhere.
 template <int kCount, class At, class Epoch, class Wanted>
-__device__ void read_words_at(const DecodeParams& p, DecodeShared& s, At at, Epoch epoch, Wanted wanted, uint4 (&words)[kCount]) {
+__device__ __forceinline__ void read_words_at(At at, Epoch epoch, Wanted wanted, uint4 (&words)[kCount]) {
   uint64_t since = 0;
   uint32_t tries = 0;
   for (bool late = true; late;) {
@@ -35,25 +46,31 @@ __device__ void read_words_at(const DecodeParams& p, DecodeShared& s, At at, Epo
 #pragma unroll
     for (int j = 0; j < kCount; j++) late |= words[j].w != epoch(j);
     // Seldom: one word that every thread asks for is itself what they would wait for.
-    if (late && ++tries % 1024 == 0 && gave_up(p, s, since)) return;
+    if (late && ++tries % 256 == 0) {
+      if (since == 0) since = ptx::wall_clock_ns();
+      if (gave_up(since)) return;
+    }
   }
 }
 
 // Words base[index(j)], all of one epoch.
 template <int kCount, class Index, class Wanted>
-__device__ void read_words(const DecodeParams& p, DecodeShared& s, const uint4* base, uint32_t epoch, Index index, Wanted wanted,
-                           uint4 (&words)[kCount]) {
-  read_words_at<kCount>(
-      p, s, [&](int j) { return base + index(j); }, [&](int) { return epoch; }, wanted, words);
+__device__ __forceinline__ void read_words(const uint4* base, uint32_t epoch, Index index, Wanted wanted, uint4 (&words)[kCount]) {
+  read_words_at<kCount>([&](int j) { return base + index(j); }, [&](int) { return epoch; }, wanted, words);
 }
 
-__device__ inline float word_value(const uint4& word, int i) { return __uint_as_float(i == 0 ? word.x : i == 1 ? word.y : word.z); }
+__device__ inline uint32_t word_bits(const uint4& word, int i) { return i == 0 ? word.x : i == 1 ? word.y : word.z; }
+__device__ inline float word_value(const uint4& word, int i) { return __uint_as_float(word_bits(word, i)); }
+
+// Where row `row` of a vector is: its word, and its place there.
+__device__ inline int word_of_row(int row) { return row / kTileRows * kWordsPerStrip + row % kTileRows / 3; }
+__device__ inline int place_in_word(int row) { return row % kTileRows % 3; }
 
 // The 16 rows of a strip, one in each lane of a half warp, become its words. All lanes of the warp call this.
-__device__ inline void publish_strip(uint4* strip, float value, uint32_t epoch, bool wanted) {
+__device__ inline void publish_strip(uint4* strip, uint32_t value, uint32_t epoch, bool wanted) {
   const int row = static_cast<int>(threadIdx.x) % kTileRows;
-  const float a = __shfl_sync(0xffffffffu, value, min(3 * row, 15), 16), b = __shfl_sync(0xffffffffu, value, min(3 * row + 1, 15), 16),
-              c = __shfl_sync(0xffffffffu, value, min(3 * row + 2, 15), 16);
+  const uint32_t a = __shfl_sync(0xffffffffu, value, min(3 * row, 15), 16), b = __shfl_sync(0xffffffffu, value, min(3 * row + 1, 15), 16),
+                 c = __shfl_sync(0xffffffffu, value, min(3 * row + 2, 15), 16);
   if (wanted && row < kWordsPerStrip) ptx::store_word(strip + row, a, b, c, epoch);
 }
 

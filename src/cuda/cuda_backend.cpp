@@ -84,7 +84,7 @@ class CudaBackend : public Backend {
   uint64_t load_staging_bytes() const override { return 2 * kLoadStagingBytes + kAlignment; }  // host, and device
   uint64_t block_workspace_bytes(const cf_model_config& config) const override { return CudaWeights::workspace_bytes(config); }
   uint64_t workspace_bytes(const cf_model_config& config, int64_t capacity_tokens) const override {
-    return CudaSession::workspace_bytes(config, capacity_tokens, multiprocessors_);
+    return CudaSession::workspace_bytes(config, capacity_tokens, device());
   }
   RowReader row_reader() const override { return read_device_rows; }
 
@@ -95,8 +95,7 @@ class CudaBackend : public Backend {
   std::unique_ptr<Session> create_session(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from) override {
     cf_session_options resolved = options;
     if (resolved.launch_mode == CF_LAUNCH_AUTO) resolved.launch_mode = CF_LAUNCH_STEP;
-    return std::make_unique<CudaSession>(std::move(model), resolved, from,
-                                         CudaDevice{ordinal_, multiprocessors_, compute_capability_, shared_memory_bytes_, wait_limit_ms_});
+    return std::make_unique<CudaSession>(std::move(model), resolved, from, device());
   }
 
   void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& options) override {
@@ -108,6 +107,8 @@ class CudaBackend : public Backend {
   }
 
  private:
+  CudaDevice device() const { return {ordinal_, multiprocessors_, compute_capability_, shared_memory_bytes_, wait_limit_ms_}; }
+
   void copy(void* dst, const void* src, uint64_t bytes, cudaMemcpyKind kind) {
     const DeviceScope scope(&context_, ordinal_);
     check_cuda(&context_, cudaMemcpyAsync(dst, src, bytes, kind, load_stream_), "copy pages");

@@ -18,6 +18,25 @@ uint64_t slot_bytes(const cf_model_config& config, Slot slot) {
   return round_up(mul(uint64_t(shape.rows), uint64_t(shape.cols), sizeof(float)), kAlignment);
 }
 
+// The norm that a vector belongs to, by its weight's slot; kEnd: none.
+Slot norm_of(Slot slot) {
+  switch (slot) {
+    case Slot::kAttentionNormWeight:
+    case Slot::kAttentionNormBias: return Slot::kAttentionNormWeight;
+    case Slot::kMlpNormWeight:
+    case Slot::kMlpNormBias: return Slot::kMlpNormWeight;
+    case Slot::kFinalNormWeight:
+    case Slot::kFinalNormBias: return Slot::kFinalNormWeight;
+    default: return Slot::kEnd;
+  }
+}
+
+// Of a slot and, for a norm's weight, of what is kept of the norm besides.
+uint64_t kept_bytes(const cf_model_config& config, Slot slot) {
+  const uint64_t norm = norm_of(slot) == slot ? round_up(uint64_t(gpu::norm_bytes(config.hidden_size)), kAlignment) : 0;
+  return add(slot_bytes(config, slot), norm);
+}
+
 // Moves rows through staging buffers, converting on the device: one path for files, host memory and device memory of any alignment.
 class RowMover {
  public:
@@ -29,14 +48,14 @@ class RowMover {
     check(cudaMemsetAsync(overflowed(), 0, sizeof(uint32_t), stream_), "clear a flag");
   }
 
-  // To rows run.destination ... of a slot; tiles: of a strip of a matrix, 0 for a vector.
-  void move(const Tensor& t, RowRun run, std::byte* slot, int64_t tiles, cf_dtype dtype) {
+  // To rows run.destination ... of a slot; tiles: of a strip of a packed matrix.
+  void move(const Tensor& t, RowRun run, std::byte* slot, gpu::Placing placing, int64_t tiles, cf_dtype dtype) {
     const uint64_t row_bytes = mul(uint64_t(t.cols), dtype_bytes(t.dtype));
     const int64_t piece = int64_t(std::max<uint64_t>(1, kLoadStagingBytes / row_bytes));
     for (int64_t row = 0; row < run.count; row += piece) {
       const int64_t rows = std::min(piece, run.count - row);
       stage(t, run.source + row, rows, row_bytes);
-      convert({device_.data(), slot, rows, t.cols, run.destination + row, tiles, t.dtype, dtype, overflowed()});
+      convert({device_.data(), slot, rows, t.cols, run.destination + row, tiles, placing, t.dtype, dtype, overflowed()});
     }
   }
 
@@ -114,7 +133,7 @@ int32_t kv_splits_of(const cf_model_config& c) { return std::clamp(128 / c.n_hea
 
 uint64_t CudaSlots::bytes(const cf_model_config& config, Slot first, Slot last) {
   uint64_t total = 0;
-  for (int slot = int(first); slot < int(last); slot++) total = add(total, slot_bytes(config, Slot(slot)));
+  for (int slot = int(first); slot < int(last); slot++) total = add(total, kept_bytes(config, Slot(slot)));
   return total;
 }
 
@@ -132,7 +151,8 @@ CudaSlots::CudaSlots(const LoadPath& path, const cf_model_config& config, const 
   for (int slot = int(first); slot < int(last); slot++) {
     shapes_[slot] = slot_shape(config, Slot(slot));
     offsets_[slot] = total;
-    total = add(total, slot_bytes(config, Slot(slot)));
+    norms_[slot] = add(total, slot_bytes(config, Slot(slot)));
+    total = add(total, kept_bytes(config, Slot(slot)));
   }
   buffer_ = Buffer(path.context.device_memory(), total);
   RowMover mover(path, stream);
@@ -141,8 +161,14 @@ CudaSlots::CudaSlots(const LoadPath& path, const cf_model_config& config, const 
     for (const Tensor& t : tensors) {
       const Placement p = placement(config, t.role);
       const cf_dtype dtype = dtypes_[int(p.slot)] = slot_dtype(p.slot, cuda_kept_dtype(weight_dtype, t.dtype));
-      const int64_t tiles = is_matrix(p.slot) ? gpu::tiles_of(shapes_[int(p.slot)].cols) : 0;
-      for (const RowRun& run : p.runs) mover.move(t, run, at(p.slot), tiles, dtype);
+      const int64_t tiles = gpu::tiles_of(shapes_[int(p.slot)].cols);
+      const Slot norm = norm_of(p.slot);
+      for (const RowRun& run : p.runs) {
+        mover.move(t, run, at(p.slot), is_matrix(p.slot) ? gpu::Placing::kPacked : gpu::Placing::kDense, tiles, dtype);
+        if (norm == Slot::kEnd) continue;
+        mover.move(t, run, buffer_.as<std::byte>() + norms_[int(norm)], norm == p.slot ? gpu::Placing::kNormWeight : gpu::Placing::kNormBias, tiles,
+                   dtype);
+      }
     }
     if (mover.finish()) fail(CF_ERROR_UNSUPPORTED, "the matrices hold values that F16 cannot; load them as BF16");
   } catch (...) {
@@ -159,10 +185,8 @@ gpu::LayerOffsets CudaSlots::offsets() const {
           offset(Slot::kOWeight),
           offset(Slot::kUpWeight),
           offset(Slot::kDownWeight),
-          offset(Slot::kAttentionNormWeight),
-          offset(Slot::kAttentionNormBias),
-          offset(Slot::kMlpNormWeight),
-          offset(Slot::kMlpNormBias),
+          uint32_t(norms_[int(Slot::kAttentionNormWeight)]),
+          uint32_t(norms_[int(Slot::kMlpNormWeight)]),
           offset(Slot::kQkvBias),
           offset(Slot::kOBias),
           offset(Slot::kUpBias),

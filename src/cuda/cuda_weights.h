@@ -44,6 +44,9 @@ class CudaSlots {
   gpu::Matrix matrix(Slot slot) const;
   const float* vector(Slot slot) const { return reinterpret_cast<const float*>(at(slot)); }  // NULL: the model has none
   uint64_t allocated_bytes() const { return buffer_.size_bytes(); }
+  const float* norm(Slot weight) const {
+    return reinterpret_cast<const float*>(buffer_.as<const std::byte>() + norms_[int(weight)]);
+  }  // as norm_offset says
   const char* base() const { return buffer_.as<const char>(); }
   gpu::LayerOffsets offsets() const;  // of the slots of a layer
   cf_dtype dtype(Slot slot) const { return dtypes_[int(slot)]; }
@@ -53,7 +56,7 @@ class CudaSlots {
   std::byte* at(Slot slot) const { return shapes_[int(slot)].rows ? buffer_.as<std::byte>() + offsets_[int(slot)] : nullptr; }
 
   Buffer buffer_;
-  uint64_t offsets_[int(Slot::kEnd)] = {};
+  uint64_t offsets_[int(Slot::kEnd)] = {}, norms_[int(Slot::kEnd)] = {};
   Shape shapes_[int(Slot::kEnd)] = {};
   cf_dtype dtypes_[int(Slot::kEnd)] = {};
 };

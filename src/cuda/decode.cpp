@@ -10,78 +10,125 @@ namespace cf {
 
 namespace {
 
-constexpr int64_t kUsualCtas = 132;  // what the pieces of MLP-down are chosen for; results do not depend on how many there are
-
-// The fewest pieces of each strip of MLP-down that keep nine tenths of the usual number of CTAs busy.
-int32_t down_slices_of(const cf_model_config& c) {
-  if (!c.parallel_residual) return 1;
-  for (int64_t slices = 1; slices < gpu::kMaxDownSlices; slices++) {
-    const int64_t units = gpu::tiles_of(c.hidden_size) * slices, rounds = (units + kUsualCtas - 1) / kUsualCtas;
-    if (10 * units >= 9 * rounds * kUsualCtas) return int32_t(slices);
+// The kernel of a head_dim for up to `rows` rows; NULL: not built.
+const void* decode_kernel(int32_t head_dim, cf_dtype weight_dtype, int rows) {
+  switch (head_dim) {
+    case 32: return gpu::decode_kernel_32(weight_dtype, rows);
+    case 64: return gpu::decode_kernel_64(weight_dtype, rows);
+    case 80: return gpu::decode_kernel_80(weight_dtype, rows);
+    case 96: return gpu::decode_kernel_96(weight_dtype, rows);
+    case 128: return gpu::decode_kernel_128(weight_dtype, rows);
+    case 256: return gpu::decode_kernel_256(weight_dtype, rows);
+    default: return nullptr;
   }
-  return gpu::kMaxDownSlices;
+}
+
+// 16 KB chunks in flight while streaming, and while a CTA waits for others: fewer leave the memory idle, more delay the words that CTAs exchange.
+constexpr int kWindow = 3, kTrickle = 2;
+// A product warp that is done with chunk c waits for chunk c + 4 next (kernels/decode_product.cuh) by the parity of its slot's lap, which
+// tells only two laps apart: the chunk that had the slot before must have come by then. It has in a ring of 4, where it is c itself, and in
+// one of 4 + kWindow or more, since c was asked for only when c - kWindow had come.
+constexpr int kLeastRing = gpu::kProductWarps / 2, kLongRing = kLeastRing + kWindow;
+constexpr int kRowSizes[] = {1, 4, 8};  // that kernels are built for
+int row_size(int rows) {
+  return *std::find_if(std::begin(kRowSizes), std::end(kRowSizes), [rows](int size) { return size >= rows; });
+}
+
+// Shared memory of a launch: whole chunks, activations, attention's scratch, the rest.
+struct SharedMemory {
+  int32_t ring, activation_bytes, scratch_bytes, kv_buffers;
+  uint32_t total;
+
+  SharedMemory(const cf_model_config& c, int32_t down_slices, int rows, uint64_t limit) {
+    const int64_t tiles = gpu::tiles_of(c.intermediate_size), slice = (tiles + down_slices - 1) / down_slices * gpu::kTileRows;
+    const int64_t longest = std::max({int64_t(c.hidden_size), q_size(c), slice});
+    activation_bytes = int32_t(round_up(uint64_t(gpu::activation_bytes(longest, rows)), kAlignment));
+    scratch_bytes =
+        int32_t(round_up(uint64_t(gpu::scratch_floats(c.n_heads / c.n_kv_heads, c.head_dim, c.rotary_dim, rows)) * sizeof(float), kAlignment));
+    for (kv_buffers = gpu::kKvBuffers;; kv_buffers--) {
+      const int64_t fixed = activation_bytes + scratch_bytes + kv_buffers * gpu::kv_buffer_bytes(c.head_dim) + gpu::kDecodeSharedBytes;
+      ring = int32_t(std::clamp<int64_t>((int64_t(limit) - fixed) / gpu::kRingChunkBytes, 0, gpu::kMaxRing));
+      if (ring < kLongRing && kv_buffers > 1) continue;
+      if (ring < kLongRing) ring = std::min(ring, kLeastRing);
+      total = uint32_t(ring * gpu::kRingChunkBytes + fixed);
+      return;
+    }
+  }
+};
+
+// Parts of intermediate_size that MLP-down sums by themselves. With a parallel residual different CTAs take them, which then need few
+// activations each, and all have work where there are few strips.
+int32_t down_slices_of(const cf_model_config& c) {
+  return c.parallel_residual ? int32_t(std::clamp<int64_t>(gpu::tiles_of(c.intermediate_size) / 4, 1, gpu::kMaxDownSlices)) : 1;
+}
+
+// Strips that the busiest of `ctas` CTAs has.
+int64_t longest_run(int64_t strips, int64_t ctas) { return (strips + ctas - 1) / ctas; }
+
+// How many of the CTAs take Q K V while the others take MLP-up.
+int32_t qkv_ctas_of(const cf_model_config& c, int32_t n_ctas) {
+  const int64_t qkv = gpu::tiles_of(qkv_size(c)), up = gpu::tiles_of(up_size(c));
+  const auto longest = [&](int64_t ctas) { return std::max(longest_run(qkv, ctas), longest_run(up, n_ctas - ctas)); };
+  int64_t best = 1;
+  for (int64_t ctas = 1; ctas < n_ctas; ctas++)
+    if (longest(ctas) < longest(best)) best = ctas;
+  return int32_t(best);
 }
 
 }  // namespace
 
-DecodeShape::DecodeShape(const cf_model_config& c, int64_t capacity_tokens, const CudaDevice& device) {
+DecodeShape::DecodeShape(const cf_model_config& c, const CudaDevice& device) {
   const auto unsupported = [](const char* field, int64_t value, const char* expected) {
     fail(CF_ERROR_UNSUPPORTED, field, " is ", value, "; sessions on CUDA need ", expected);
   };
-  if (!gpu::decode_kernel(c.head_dim, CF_DTYPE_F16)) unsupported("head_dim", c.head_dim, "32, 64, 80, 96, 128 or 256");
+  if (!decode_kernel(c.head_dim, CF_DTYPE_F16, 1)) unsupported("head_dim", c.head_dim, "32, 64, 80, 96, 128 or 256");
   if (c.hidden_size % gpu::kTileRows) unsupported("hidden_size", c.hidden_size, "a multiple of 16");
   if (c.intermediate_size % gpu::kTileRows) unsupported("intermediate_size", c.intermediate_size, "a multiple of 16");
-  if (c.hidden_size > gpu::kMaxHidden) unsupported("hidden_size", c.hidden_size, "at most 5120");
-  static_assert(gpu::kMaxHidden == 5120);
+  // The kernels are made for up to kMaxHidden. Sizes above 2560 hung on an H200, before the length of the ring was mended (kLongRing), and were
+  // not run since.
+  if (c.hidden_size > 2560) unsupported("hidden_size", c.hidden_size, "at most 2560 for now");
+  static_assert(gpu::kMaxHidden >= 2560);
   if (c.n_layers > gpu::kMaxDecodeLayers) unsupported("n_layers", c.n_layers, "at most 128");
   if (c.vocab_size > gpu::kTileRows * 65535) unsupported("vocab_size", c.vocab_size, "at most 1048560");  // units of a job are counted in 16 bits
-  if (c.rotary_dim > 256) unsupported("rotary_dim", c.rotary_dim, "at most 256");
   if (device.compute_capability < 90)
     fail(CF_ERROR_UNSUPPORTED, "sessions on CUDA need compute capability 9.0 or newer (bulk copies); this device has ",
          device.compute_capability / 10, ".", device.compute_capability % 10);
-  // The biases of one CTA's rows; a run may be one strip longer than the average.
-  const int64_t bias_rows = (qkv_size(c) + up_size(c) + 2 * int64_t(c.hidden_size)) / device.multiprocessors + 2 * 5 * gpu::kTileRows;
-  if (bias_rows > gpu::kMaxBiases) fail(CF_ERROR_UNSUPPORTED, "this model is too wide for sessions on a device of ", device.multiprocessors, " SMs");
   down_slices = down_slices_of(c);
-  max_parts = int32_t((capacity_tokens + gpu::kPartTokens - 1) / gpu::kPartTokens);
-  const int64_t tiles = gpu::tiles_of(c.intermediate_size), slice_tiles = (tiles + down_slices - 1) / down_slices;
-  const int64_t slice = (down_slices == 1 ? tiles : 2 * slice_tiles) * gpu::kTileRows;
-  const int64_t group = c.n_heads / c.n_kv_heads;
-  activation_bytes =
-      int32_t(round_up(uint64_t(gpu::decode_activation_bytes(c.hidden_size, q_size(c), slice, c.parallel_residual, group, c.head_dim)), kAlignment));
-  const int64_t left = int64_t(device.shared_memory_bytes) - activation_bytes - int64_t(sizeof(gpu::DecodeShared));
-  ring = int32_t(std::min<int64_t>(gpu::kMaxRing, left / gpu::kRingChunkBytes));
-  const int64_t chunk_tokens = std::min<int64_t>(64, gpu::kRingChunkBytes / (2 * c.head_dim));
-  if (ring < std::max<int64_t>(4, 2 * gpu::kPartTokens / chunk_tokens))
+  // Every CTA needs a unit of MLP-down (kernels/words.cuh).
+  n_ctas = int32_t(std::min<int64_t>(device.multiprocessors, gpu::tiles_of(c.hidden_size) * down_slices));
+  qkv_ctas = qkv_ctas_of(c, n_ctas);
+  max_rows = 0;
+  for (int rows : kRowSizes)
+    if (SharedMemory(c, down_slices, rows, device.shared_memory_bytes).ring >= kLeastRing) max_rows = rows;
+  if (max_rows == 0)
     fail(CF_ERROR_UNSUPPORTED, "this model needs more shared memory for a step than the ", device.shared_memory_bytes,
          " bytes of an SM of this device");
-  shared_bytes = uint32_t(ring * gpu::kRingChunkBytes + activation_bytes + int64_t(sizeof(gpu::DecodeShared)));
 }
 
-DecodeLayout::DecodeLayout(const cf_model_config& c, int64_t capacity_tokens, int n_ctas) {
+DecodeLayout::DecodeLayout(const cf_model_config& c, int64_t capacity_tokens, const DecodeShape& shape) {
   uint64_t at = 0;
   const auto place = [&](uint64_t bytes) {
     const uint64_t offset = at;
     at = add(at, round_up(bytes, kAlignment));
     return offset;
   };
-  const auto place_words = [&](uint64_t words) { return place(mul(words, sizeof(uint4))); };
-  const uint64_t layers_n = uint64_t(c.n_layers), hidden_words = uint64_t(gpu::words_of(c.hidden_size));
-  const uint64_t parts = ceil_div(uint64_t(capacity_tokens), gpu::kPartTokens);
+  const uint64_t rows = uint64_t(shape.max_rows);
+  const auto place_words = [&](uint64_t words) { return place(mul(words, rows, sizeof(uint4))); };  // of each row
+  const uint64_t hidden_words = uint64_t(gpu::words_of(c.hidden_size));
+  max_parts = int32_t(ceil_div(uint64_t(capacity_tokens), gpu::kPartTokens));
   state = place(sizeof(gpu::DecodeState));
-  tokens = place(mul(uint64_t(capacity_tokens) + 1, sizeof(int32_t)));
-  page_table = place(mul(uint64_t(capacity_tokens), sizeof(int32_t)));  // a page has one token at least
-  layers = place(mul(layers_n, sizeof(void*)));
-  logits = place(mul(uint64_t(c.vocab_size), sizeof(float)));
+  page_table = place(mul(ceil_div(uint64_t(capacity_tokens), gpu::kRunTokens), sizeof(int32_t)));
+  layers = place(mul(uint64_t(c.n_layers), sizeof(void*)));
+  logits = place(mul(uint64_t(c.vocab_size), rows, sizeof(float)));
   words = at;
-  hidden = place_words(mul(layers_n + 1, hidden_words));
-  middle = place_words(c.parallel_residual ? 0 : mul(layers_n, hidden_words));
-  qkv = place_words(mul(layers_n, uint64_t(gpu::words_of(qkv_size(c)))));
-  activation = place_words(mul(layers_n, uint64_t(gpu::words_of(c.intermediate_size))));
-  down = place_words(c.parallel_residual ? mul(layers_n, uint64_t(down_slices_of(c)), hidden_words) : 0);
-  heads = place_words(mul(layers_n, uint64_t(gpu::words_of(q_size(c)))));
-  partials = place_words(mul(uint64_t(c.n_heads), parts, uint64_t(gpu::partial_words(c.head_dim))));
-  votes = place_words(2 * uint64_t(n_ctas));
+  hidden = place_words(2 * hidden_words);
+  middle = place_words(c.parallel_residual ? 0 : 2 * hidden_words);
+  qkv = place_words(2 * uint64_t(gpu::words_of(qkv_size(c))));
+  activation = place_words(2 * uint64_t(gpu::words_of(c.intermediate_size)));
+  down = place_words(c.parallel_residual ? mul(2 * uint64_t(shape.down_slices), hidden_words) : 0);
+  heads = place_words(2 * uint64_t(gpu::words_of(q_size(c))));
+  partials = place_words(mul(uint64_t(c.n_heads), uint64_t(max_parts), uint64_t(gpu::partial_words(c.head_dim))));
+  votes = place_words(2 * uint64_t(shape.n_ctas));
   end = at;
 }
 
@@ -90,12 +137,20 @@ gpu::DecodeWords DecodeLayout::words_in(std::byte* memory) const {
   return {at(hidden), at(middle), at(qkv), at(activation), at(down), at(heads), at(partials), at(votes)};
 }
 
-gpu::DecodeParams decode_params(const cf_model_config& c, const CudaWeights& weights, const DecodeShape& shape) {
+void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, const CudaDevice& device) {
+  for (int rows : kRowSizes)
+    if (rows <= shape.max_rows)
+      prepare_kernel(context, decode_kernel(config.head_dim, weight_dtype, rows), gpu::kDecodeThreads,
+                     SharedMemory(config, shape.down_slices, rows, device.shared_memory_bytes).total, device.shared_memory_bytes,
+                     "a step of this model");
+}
+
+gpu::DecodeParams decode_params(const cf_model_config& c, const CudaWeights& weights, const DecodeShape& shape, const CudaDevice& device) {
   gpu::DecodeParams p = {};
   p.hidden_size = c.hidden_size, p.n_heads = c.n_heads, p.n_kv_heads = c.n_kv_heads, p.rotary_dim = c.rotary_dim;
   p.intermediate_size = c.intermediate_size, p.vocab_size = c.vocab_size, p.n_layers = c.n_layers;
   p.norm = c.norm, p.activation = c.activation, p.parallel_residual = c.parallel_residual;
-  p.down_slices = shape.down_slices;
+  p.down_slices = shape.down_slices, p.qkv_ctas = shape.qkv_ctas;
   p.norm_eps = float(c.norm_eps);
   p.inv_freq = weights.shape().inv_freq;
   p.weight_dtype = weights.uniform_dtype();
@@ -103,23 +158,19 @@ gpu::DecodeParams decode_params(const cf_model_config& c, const CudaWeights& wei
   const CudaSlots& globals = weights.globals();
   p.embedding = static_cast<const char*>(globals.matrix(Slot::kEmbedding).data);
   p.head = c.tied_embeddings ? p.embedding : static_cast<const char*>(globals.matrix(Slot::kHead).data);
-  p.final_norm_weight = globals.vector(Slot::kFinalNormWeight);
-  p.final_norm_bias = globals.vector(Slot::kFinalNormBias);
-  p.ring = shape.ring;
-  p.activation_bytes = shape.activation_bytes;
-  p.max_parts = shape.max_parts;
-  p.window = 3, p.trickle = 2;  // 16 KB chunks: fewer leave the memory idle, more delay the words that CTAs exchange
+  p.final_norm = globals.norm(Slot::kFinalNormWeight);
+  p.window = kWindow, p.trickle = kTrickle;
+  p.wait_limit_ns = uint64_t(device.wait_limit_ms) * 1'000'000;
   return p;
 }
 
-void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, const CudaDevice& device) {
-  prepare_kernel(context, gpu::decode_kernel(config.head_dim, weight_dtype), gpu::kDecodeThreads, shape.shared_bytes, device.shared_memory_bytes,
-                 "a step of this model");
-}
-
-void launch_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, int n_ctas,
+void launch_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, const CudaDevice& device,
                    cudaStream_t stream) {
-  launch_cooperative(context, gpu::decode_kernel(config.head_dim, params.weight_dtype), n_ctas, gpu::kDecodeThreads, shape.shared_bytes, stream,
+  const int rows = row_size(params.n_rows);
+  const SharedMemory memory(config, shape.down_slices, rows, device.shared_memory_bytes);
+  params.ring = memory.ring, params.activation_bytes = memory.activation_bytes, params.scratch_bytes = memory.scratch_bytes,
+  params.kv_buffers = memory.kv_buffers;
+  launch_cooperative(context, decode_kernel(config.head_dim, params.weight_dtype, rows), shape.n_ctas, gpu::kDecodeThreads, memory.total, stream,
                      &params, "launch steps");
 }
 

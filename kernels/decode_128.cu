@@ -1,0 +1,8 @@
+// The decode kernels of head_dim 128.
+#include "decode.cuh"
+
+namespace cf::gpu {
+
+const void* decode_kernel_128(cf_dtype weight_dtype, int rows) { return decode_kernel_of<128>(weight_dtype, rows); }
+
+}  // namespace cf::gpu

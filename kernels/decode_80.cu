@@ -1,0 +1,8 @@
+// The decode kernels of head_dim 80.
+#include "decode.cuh"
+
+namespace cf::gpu {
+
+const void* decode_kernel_80(cf_dtype weight_dtype, int rows) { return decode_kernel_of<80>(weight_dtype, rows); }
+
+}  // namespace cf::gpu
