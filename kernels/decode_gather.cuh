@@ -242,7 +242,7 @@ __device__ void gather_slice(const Job& job, JobKind kind, int layer, int unit, 
     const char* const vectors = kind == kJobHead ? reinterpret_cast<const char*>(p.final_norm)
                                                  : s.layers[layer] + (kind == kJobUp ? p.offsets.mlp_norm : p.offsets.attention_norm);
     const uint32_t stream_epoch = middle ? epoch : epoch - 1;
-    constexpr bool kRegisters = kRows == 1 && D < 256;  // attention with larger heads leaves too few
+    constexpr bool kRegisters = kRows == 1 && D > 32 && D < 256;  // elsewhere too few are left
     if (kRegisters && norm_shares() == kGatherWarps) normalise_short_row<Weight>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
     else if (kRows == 1) normalise_long_row<Weight>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
     else normalise_rows<Weight, kRows>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
