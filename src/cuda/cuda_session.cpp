@@ -122,10 +122,12 @@ bool CudaSession::run_rows(Row* rows, int64_t n_rows, const Step& step) {
   if (step.has_outputs && step.outputs.memory != CF_MEMORY_HOST) fail(CF_ERROR_UNSUPPORTED, "outputs in device memory are not built yet on CUDA");
   const DeviceScope scope(model_->context().get(), device_.ordinal);
   const int64_t vocab = model_->config().vocab_size;
+  bool waited = true, cancelled = false;
   for (int64_t first = 0, n; first < n_rows; first += n) {
-    if (is_cancelled(step.progress.cancellation)) return false;
+    if ((cancelled = is_cancelled(step.progress.cancellation))) break;
     n = std::min<int64_t>(shape_.max_rows, n_rows - first);
     launch(rows + first, n, 1, false);
+    waited = false;
     int64_t begin = 0, end = n;
     while (begin < n && !needs_logits(rows[first + begin])) begin++;
     while (end > begin && !needs_logits(rows[first + end - 1])) end--;
@@ -133,11 +135,12 @@ bool CudaSession::run_rows(Row* rows, int64_t n_rows, const Step& step) {
     const size_t bytes = size_t(end - begin) * size_t(vocab) * sizeof(float);
     check(cudaMemcpyAsync(logits_.data() + begin * vocab, logits_at(begin), bytes, cudaMemcpyDeviceToHost, stream_), "fetch logits");
     wait();
+    waited = true;
     for (int64_t i = begin; i < end; i++)
       if (needs_logits(rows[first + i])) finish_row(rows[first + i], logits_.data() + i * vocab, step);
   }
-  wait();
-  return !is_cancelled(step.progress.cancellation);
+  if (!waited) wait();  // when cancelled, too: what was launched still writes to pages that the caller is about to give back
+  return !cancelled && !is_cancelled(step.progress.cancellation);
 }
 
 int64_t CudaSession::run_ahead(int64_t position, int32_t token, int64_t n, int32_t* sampled) {
