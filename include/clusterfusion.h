@@ -453,7 +453,7 @@ CF_API cf_status cf_session_options_init(cf_session_options* options, size_t str
 /* All memory that the session needs is allocated here (pages as `reserve` says). CF_ERROR_NOT_LOADED until every layer and
  * the globals are loaded; CF_ERROR_CACHE_FULL if the pool cannot give what is to be reserved.
  *
- * On CUDA, for now: compute capability 9.0 or newer; hidden_size at most 2560; CF_LAUNCH_STEP and clusters of 1; no taps and no outputs in
+ * On CUDA, for now: compute capability 9.0 or newer; hidden_size at most 5120; CF_LAUNCH_STEP and clusters of 1; no taps and no outputs in
  * device memory (CF_ERROR_UNSUPPORTED); a call returns when its work is done; positions of a prompt and rows of a batch go through the model
  * up to eight at a time. Greedy cf_decode_steps without outputs takes 32 steps a launch, other sampling looks at the logits on the host. */
 CF_API cf_status cf_session_create(cf_model* model, const cf_session_options* options, cf_session** session);

@@ -84,10 +84,8 @@ DecodeShape::DecodeShape(const cf_model_config& c, const CudaDevice& device) {
   if (!decode_kernel(c.head_dim, CF_DTYPE_F16, 1)) unsupported("head_dim", c.head_dim, "32, 64, 80, 96, 128 or 256");
   if (c.hidden_size % gpu::kTileRows) unsupported("hidden_size", c.hidden_size, "a multiple of 16");
   if (c.intermediate_size % gpu::kTileRows) unsupported("intermediate_size", c.intermediate_size, "a multiple of 16");
-  // The kernels are made for up to kMaxHidden. Sizes above 2560 hung on an H200, before the length of the ring was mended (kLongRing), and were
-  // not run since.
-  if (c.hidden_size > 2560) unsupported("hidden_size", c.hidden_size, "at most 2560 for now");
-  static_assert(gpu::kMaxHidden >= 2560);
+  if (c.hidden_size > gpu::kMaxHidden) unsupported("hidden_size", c.hidden_size, "at most 5120");
+  static_assert(gpu::kMaxHidden == 5120);
   if (c.n_layers > gpu::kMaxDecodeLayers) unsupported("n_layers", c.n_layers, "at most 128");
   if (c.vocab_size > gpu::kTileRows * 65535) unsupported("vocab_size", c.vocab_size, "at most 1048560");  // units of a job are counted in 16 bits
   if (device.compute_capability < 90)

@@ -37,11 +37,12 @@ SHAPES = {
     "neox-32": lambda: neox(128, 3, 4, 512, 1000), "neox-64": lambda: neox(512, 3, 8, 2048, 515), "neox-80": lambda: neox(640, 2, 8, 2560, 999),
     "neox-96": lambda: neox(768, 2, 8, 3072, 300, 1.0), "neox-128": lambda: neox(1024, 2, 8, 4096, 2000), "neox-256": lambda: neox(1024, 2, 4, 2048, 700),
     "neox-sequential": lambda: neox(256, 3, 4, 1024, 1000, parallel=False, act="gelu_new"),
+    "neox-4096": lambda: neox(4096, 2, 32, 16384, 1000), "neox-5120": lambda: neox(5120, 2, 40, 20480, 1000), "llama-4096": lambda: llama(4096, 2, 32, 32, 11008, 1000),
     "llama-64-gqa": lambda: llama(512, 3, 8, 2, 1376, 1003), "llama-128": lambda: llama(1024, 2, 8, 8, 2752, 600), "llama-mqa": lambda: llama(256, 2, 8, 1, 688, 500, 32, True),
     "pythia-410m": lambda: neox(1024, 24, 16, 4096), "pythia-2.8b": lambda: neox(2560, 32, 32, 10240), "pythia-6.9b": lambda: neox(4096, 32, 32, 16384, 50432),
     "llama-2-7b": lambda: llama(4096, 32, 32, 32, 11008), "llama-3.2-1b": lambda: llama(2048, 16, 32, 8, 8192, 128256, 64, True, 500000.0),
 }
-SMALL = [name for name in SHAPES if name.startswith(("neox", "llama-64", "llama-128", "llama-m"))]
+SMALL = [name for name in SHAPES if name.startswith(("neox", "llama-64", "llama-128", "llama-m", "llama-40"))]
 rows = []
 failures = []
 
