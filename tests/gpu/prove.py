@@ -1,0 +1,134 @@
+"""Runs the suites on a GPU, in parts of at most a few minutes, keeps their rows, and merges them into one Markdown table.
+
+    python3 tests/gpu/prove.py --build build/release --results DIR [--part golden --part bits ...]   all parts without --part
+    python3 tests/gpu/prove.py --results DIR --merge tests/bench/results/DATE-proofs.md
+
+Each part leaves DIR/PART.jsonl (what ran it, then its rows) and DIR/PART.txt (all it said). Exits non-zero if a part failed; the merged table has
+whatever DIR holds. A skipped or unjudged case is counted apart from those that are ok.
+"""
+
+import argparse
+import ast
+import datetime
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TOOLS = ("memcheck", "initcheck", "racecheck", "synccheck")
+PARTS = {  # arguments; a script in Python gets --library
+    "golden": ["golden_proof.py"],
+    "bits": ["bits_proof.py"],
+    **{f"bits-{shape}": ["bits_proof.py", "--shapes", shape, "--repeats", "200"] for shape in ("pythia-410m", "llama-3.2-1b")},
+    "faults": ["fault_proof.py"],
+    "decode": ["decode_proof.py", "--small"],
+    "blocks": ["block_proof.py", "--small"],
+    **{tool: ["sanitize.sh", tool] for tool in TOOLS},
+}
+WITH_ROWS = ("golden_proof.py", "bits_proof.py", "fault_proof.py")
+NO_NUMBERS = ("suite", "case", "result", "failures", "checks", "s")
+
+
+def said_by(command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=HERE).stdout.strip()
+    except OSError:
+        return ""
+
+
+def command_of(part, arguments, rows):
+    script, *rest = PARTS[part]
+    if script == "sanitize.sh":
+        return [str(HERE / script), str(arguments.build / "tests"), str(arguments.results / f"{part}-reports"), *rest], {"ROWS": str(rows)}
+    command = [sys.executable, str(HERE / script), "--library", str(arguments.build / "libclusterfusion.so"), *rest]
+    return command + (["--rows", str(rows)] if script in WITH_ROWS else []), {}
+
+
+def rows_of(part, text, rows_file, result):
+    """The rows that a script wrote, or what it printed as dictionaries, with this result."""
+    if rows_file.exists():
+        return [json.loads(line) for line in rows_file.read_text().splitlines()]
+    found = []
+    for line in re.findall(r"^(\{.*?\})", text, re.M):
+        row = ast.literal_eval(line)
+        found.append({"suite": part, "case": row.pop("shape", "?"), "result": result, **row})
+    return found
+
+
+def run(part, arguments):
+    rows_file = arguments.results / f"{part}.rows"
+    rows_file.unlink(missing_ok=True)
+    command, environment = command_of(part, arguments, rows_file)
+    start, lines = time.monotonic(), []
+    print(f"== {part}", flush=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1", **environment})
+    for line in process.stdout:
+        lines.append(line)
+        if not arguments.quiet:
+            print(line, end="", flush=True)
+    status, text = process.wait(), "".join(lines)
+    rows = rows_of(part, text, rows_file, "ok" if status == 0 else "see the log")
+    rows_file.unlink(missing_ok=True)
+    settings = [f"{name}={os.environ[name]!r}" for name in ("HEAD_DIMS", "LIMIT_S") if name in os.environ and part in TOOLS]
+    about = {"part": part, "date": datetime.date.today().isoformat(),
+             "gpu": said_by(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]),
+             "commit": arguments.commit or said_by(["git", "rev-parse", "--short", "HEAD"]),
+             "command": " ".join([*settings, *PARTS[part]]), "status": status, "s": round(time.monotonic() - start, 1),
+             "last": lines[-1].strip() if lines else ""}
+    (arguments.results / f"{part}.txt").write_text(text)
+    (arguments.results / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [about, *rows]))
+    print(f"== {part}: {'passed' if status == 0 else f'FAILED ({status})'}, {about['s']} s, {about['last']}", flush=True)
+    return status == 0
+
+
+def number(value):
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def merge(arguments):
+    parts = []
+    for name in PARTS:
+        file = arguments.results / f"{name}.jsonl"
+        if file.exists():
+            about, *rows = [json.loads(line) for line in file.read_text().splitlines()]
+            parts.append((about, rows))
+    one = lambda key: ", ".join(sorted({about[key] or "?" for about, _ in parts}))  # noqa: E731
+    lines = ["# What the suites on a GPU showed", "", f"{one('date')}, {one('gpu')}, commit {one('commit')}, `tests/gpu/prove.py`.", "",
+             "| part | command | cases | ok | failed | skipped or not judged | s |", "|---|---|---|---|---|---|---|"]
+    for about, rows in parts:
+        ok = sum(row["result"] == "ok" for row in rows)
+        failed = sum(row["result"].startswith("failed") for row in rows)
+        other = sum(row["result"].startswith(("skipped", "not judged", "misjudged")) for row in rows)
+        verdict = "" if about["status"] == 0 else " **failed**"
+        lines.append(f"| {about['part']}{verdict} | `{about['command']}` | {len(rows)} | {ok} | {failed} | {other} | {about['s']} |")
+    for about, rows in parts:
+        lines += ["", f"## {about['part']}", "", about["last"], "", "| case | result | |", "|---|---|---|"]
+        for row in rows:
+            numbers = ", ".join(f"{key} {number(value)}" for key, value in row.items() if key not in NO_NUMBERS)
+            why = "; ".join(row.get("failures", [])[:2])
+            lines.append(f"| {row['case']} | {row['result']}{': ' + why if why else ''} | {numbers} |".replace("\n", " "))
+    arguments.merge.write_text("\n".join(lines) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=Path, help="where libclusterfusion.so and tests/ were built")
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--part", action="append", choices=PARTS)
+    parser.add_argument("--merge", type=Path, metavar="FILE", help="write the table; without --build nothing is run")
+    parser.add_argument("--commit", default="", help="what was built, where this is no checkout")
+    parser.add_argument("--quiet", action="store_true", help="only a line per part")
+    arguments = parser.parse_args()
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    passed = [run(part, arguments) for part in arguments.part or PARTS] if arguments.build else []
+    if arguments.merge:
+        merge(arguments)
+    sys.exit(not all(passed))
+
+
+if __name__ == "__main__":
+    main()
