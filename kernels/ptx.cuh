@@ -76,6 +76,48 @@ __device__ inline void barrier_arrive(uint64_t* barrier) {
 __device__ inline void barrier_expect(uint64_t* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
 }
+// ---- Between the CTAs of a cluster. An address in shared memory becomes that of the same place in another CTA; only what says so takes such.
+
+__device__ inline int cluster_rank() {
+  int rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+__device__ inline int cluster_size() {
+  int size;
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return size;
+}
+__device__ inline uint32_t address_in_cta(uint32_t address, int rank) {
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+// Makes barriers just initialised known to the cluster, once its CTAs have met.
+__device__ inline void fence_barrier_init_cluster() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+// All threads of all CTAs meet; those that have ended do not count.
+__device__ inline void cluster_sync() { asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory"); }
+// A store that takes effect some time later and then completes 16 bytes of a barrier; both addresses are in the same CTA.
+__device__ inline void store_async(uint32_t to, uint4 value, uint32_t barrier) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to), "r"(value.x),
+               "r"(value.y), "r"(value.z), "r"(value.w), "r"(barrier)
+               : "memory");
+}
+// As barrier_passed, for a barrier of this CTA on which other CTAs' stores complete.
+__device__ inline bool barrier_passed_cluster(uint64_t* barrier, uint32_t parity) {
+  uint32_t passed;
+  asm volatile(
+      "{\n"
+      "  .reg .pred passed;\n"
+      "  mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 passed, [%1], %2;\n"
+      "  selp.u32 %0, 1, 0, passed;\n"
+      "}"
+      : "=r"(passed)
+      : "r"(shared_address(barrier)), "r"(parity)
+      : "memory");
+  return passed;
+}
+
 // For what is read once: the first to leave L2, so that what CTAs exchange stays there.
 __device__ inline uint64_t evict_first_policy() {
   uint64_t policy;
@@ -100,6 +142,23 @@ __device__ inline void sync_threads(int id, int threads) {
 __device__ inline void arrive_threads(int id, int threads) {
   __syncwarp();
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// sync_threads that also tells whether `value` is true in any of the threads.
+__device__ inline bool sync_any(int id, int threads, bool value) {
+  __syncwarp();
+  uint32_t any;
+  asm volatile(
+      "{\n"
+      "  .reg .pred mine, any;\n"
+      "  setp.ne.u32 mine, %3, 0;\n"
+      "  barrier.cta.red.or.pred any, %1, %2, mine;\n"
+      "  selp.u32 %0, 1, 0, any;\n"
+      "}"
+      : "=r"(any)
+      : "r"(id), "r"(threads), "r"(static_cast<uint32_t>(value))
+      : "memory");
+  return any;
 }
 
 // A 16x16 tile of 16-bit weights: lane i gives the address of row i % 8 of the 8x8 matrix i / 8.
