@@ -189,4 +189,135 @@ __device__ inline uint64_t wall_clock_ns() {
   return ns;
 }
 
+// ---- Prefill: bulk copies that stay in L2, plain asynchronous copies, transposition, products of a warpgroup ----
+
+// As above, for what other CTAs read as well.
+__device__ inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)), "l"(from),
+               "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+}
+
+// 16 bytes from global to shared memory, or zeros unless `wanted`; done when wait_copies says so.
+__device__ inline void copy_16(void* to, const void* from, bool wanted) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(wanted ? 16 : 0) : "memory");
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Until all but this thread's last `Pending` groups of copies are done.
+template <int Pending>
+__device__ inline void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+// As load_tile, each 8x8 matrix transposed.
+__device__ inline uint4 load_tile_transposed(const void* row) {
+  uint4 a;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a.x), "=r"(a.y), "=r"(a.z), "=r"(a.w)
+               : "r"(shared_address(row))
+               : "memory");
+  return a;
+}
+// The 8x8 matrix of 16-bit numbers of which lane i holds row i / 4, columns 2 (i % 4) and one more, transposed.
+__device__ inline uint32_t transpose(uint32_t pair) {
+  uint32_t result;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
+  return result;
+}
+// 2^x, to 2 ulp; 0 for -infinity.
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+// Registers of each thread of a warpgroup, from here on.
+template <int Count>
+__device__ inline void more_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));
+}
+template <int Count>
+__device__ inline void fewer_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count));
+}
+
+// An operand in shared memory without swizzle: 8x8 matrices of 128 contiguous bytes, `row_stride` bytes from one to that of the next
+// 8 rows, `k_stride` to that of the next 8 columns.
+__device__ inline uint64_t operand(const void* first, uint32_t row_stride, uint32_t k_stride) {
+  return static_cast<uint64_t>((shared_address(first) & 0x3ffff) >> 4) | static_cast<uint64_t>(k_stride >> 4) << 16 |
+         static_cast<uint64_t>(row_stride >> 4) << 32;
+}
+// Before the first product after registers were touched; the products asked for since form a group; until all but the last `Pending` are done.
+__device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int Pending>
+__device__ inline void wait_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
+}
+
+// d (+)= a b for a warpgroup: a 64x16 row-major, b 16xN column-major. d[4 j ...] of lane i in warp w: rows 16 w + i / 4, columns 8 j + 2 (i % 4)
+// and one more, then the same 8 rows below. One instruction for each N, whose operands have to be spelt out.
+#define CF_D16(i)                                                                                                                             \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7]), "+f"(d[i + 8]), \
+      "+f"(d[i + 9]), "+f"(d[i + 10]), "+f"(d[i + 11]), "+f"(d[i + 12]), "+f"(d[i + 13]), "+f"(d[i + 14]), "+f"(d[i + 15])
+#define CF_N0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define CF_N16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define CF_N32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define CF_N48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define CF_N64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define CF_N80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define CF_N96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define CF_N112 ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define CF_PRODUCT(type, n, names, a_name, b_name, add_name, ...)                                                                              \
+  asm volatile("{.reg .pred more; setp.ne.b32 more, " add_name ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" names \
+               "}, " a_name ", " b_name ", more, 1, 1, 0, 0;}"                                                                                 \
+               : __VA_ARGS__                                                                                                                   \
+               : "l"(a), "l"(b), "r"(add))
+template <int N>
+__device__ inline void multiply_group_f16(float (&d)[128], uint64_t a, uint64_t b, int add) {
+  if constexpr (N == 64) CF_PRODUCT("f16", 64, CF_N0 CF_N16, "%32", "%33", "%34", CF_D16(0), CF_D16(16));
+  if constexpr (N == 96) CF_PRODUCT("f16", 96, CF_N0 CF_N16 CF_N32, "%48", "%49", "%50", CF_D16(0), CF_D16(16), CF_D16(32));
+  if constexpr (N == 128) CF_PRODUCT("f16", 128, CF_N0 CF_N16 CF_N32 CF_N48, "%64", "%65", "%66", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48));
+  if constexpr (N == 160)
+    CF_PRODUCT("f16", 160, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64, "%80", "%81", "%82", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48), CF_D16(64));
+  if constexpr (N == 192)
+    CF_PRODUCT("f16", 192, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64 CF_N80, "%96", "%97", "%98", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48), CF_D16(64),
+               CF_D16(80));
+  if constexpr (N == 224)
+    CF_PRODUCT("f16", 224, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64 CF_N80 CF_N96, "%112", "%113", "%114", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48),
+               CF_D16(64), CF_D16(80), CF_D16(96));
+  if constexpr (N == 256)
+    CF_PRODUCT("f16", 256, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64 CF_N80 CF_N96 CF_N112, "%128", "%129", "%130", CF_D16(0), CF_D16(16), CF_D16(32),
+               CF_D16(48), CF_D16(64), CF_D16(80), CF_D16(96), CF_D16(112));
+}
+template <int N>
+__device__ inline void multiply_group_bf16(float (&d)[128], uint64_t a, uint64_t b, int add) {
+  if constexpr (N == 64) CF_PRODUCT("bf16", 64, CF_N0 CF_N16, "%32", "%33", "%34", CF_D16(0), CF_D16(16));
+  if constexpr (N == 96) CF_PRODUCT("bf16", 96, CF_N0 CF_N16 CF_N32, "%48", "%49", "%50", CF_D16(0), CF_D16(16), CF_D16(32));
+  if constexpr (N == 128) CF_PRODUCT("bf16", 128, CF_N0 CF_N16 CF_N32 CF_N48, "%64", "%65", "%66", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48));
+  if constexpr (N == 160)
+    CF_PRODUCT("bf16", 160, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64, "%80", "%81", "%82", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48), CF_D16(64));
+  if constexpr (N == 192)
+    CF_PRODUCT("bf16", 192, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64 CF_N80, "%96", "%97", "%98", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48), CF_D16(64),
+               CF_D16(80));
+  if constexpr (N == 224)
+    CF_PRODUCT("bf16", 224, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64 CF_N80 CF_N96, "%112", "%113", "%114", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48),
+               CF_D16(64), CF_D16(80), CF_D16(96));
+  if constexpr (N == 256)
+    CF_PRODUCT("bf16", 256, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64 CF_N80 CF_N96 CF_N112, "%128", "%129", "%130", CF_D16(0), CF_D16(16), CF_D16(32),
+               CF_D16(48), CF_D16(64), CF_D16(80), CF_D16(96), CF_D16(112));
+}
+#undef CF_PRODUCT
+#undef CF_D16
+#undef CF_N0
+#undef CF_N16
+#undef CF_N32
+#undef CF_N48
+#undef CF_N64
+#undef CF_N80
+#undef CF_N96
+#undef CF_N112
+#endif
+
 }  // namespace cf::gpu::ptx

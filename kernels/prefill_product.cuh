@@ -1,0 +1,131 @@
+// Products of prefill: which part of the output a tile is, where its rows of the matrix come from, and what becomes of its sums. How the sums
+// are made is said in prefill_product_group.cuh (by warpgroups) and prefill_product_warp.cuh (by warps).
+//
+// A tile is 128 rows of the matrix, eight strips in `slots` 0 to 7, times some rows of activations. With SwiGLU even slots hold strips of
+// gate and odd ones the strips of up that belong to them, so that one thread has both.
+#pragma once
+
+#include "phase_up.cuh"
+#include "prefill_rows.cuh"
+
+namespace cf::gpu {
+
+struct ProductTile {
+  int features, rows;  // tiles before it, along the features of the output and along the rows
+
+  static __device__ bool gated(const ProductParams& p) { return p.kind == ProductKind::kActivate && p.activation == CF_ACTIVATION_SWIGLU; }
+  static __device__ int strips(const ProductParams& p) { return (p.features + kTileRows - 1) / kTileRows; }
+  static __device__ int row_tiles(const ProductParams& p) { return (p.n_rows + p.tile_rows - 1) / p.tile_rows; }
+  static __device__ int count(const ProductParams& p) {
+    const int in_tile = gated(p) ? kTileStrips / 2 : kTileStrips;
+    return (strips(p) + in_tile - 1) / in_tile * row_tiles(p);
+  }
+  // Neighbours have the same rows of the matrix, which are so read from memory once.
+  __device__ ProductTile(const ProductParams& p, int number) : features(number / row_tiles(p)), rows(number - features * row_tiles(p)) {}
+
+  // The strip of the matrix in a slot; beyond the last: the last again.
+  __device__ int strip(const ProductParams& p, int slot) const {
+    const int last = strips(p) - 1;
+    if (!gated(p)) return min(features * kTileStrips + slot, last);
+    return min(features * (kTileStrips / 2) + slot / 2, last) + (slot % 2 ? last + 1 : 0);
+  }
+  // The octet of features that half a slot becomes; with SwiGLU half a pair of slots.
+  __device__ int octet(const ProductParams& p, int slot, int half) const {
+    return gated(p) ? (features * (kTileStrips / 2) + slot / 2) * 2 + half : (features * kTileStrips + slot) * 2 + half;
+  }
+};
+
+// Steps of a tile: panels of the first factor, then of the second.
+struct ProductStep {
+  int factor = 0, panel = 0;
+
+  static __device__ int count(const ProductParams& p) {
+    int steps = 0;
+    for (int i = 0; i < p.n_factors; i++) steps += (p.factors[i].tiles + kStepTiles - 1) / kStepTiles;
+    return steps;
+  }
+  __device__ int tiles(const ProductParams& p) const { return min(kStepTiles, p.factors[factor].tiles - panel * kStepTiles); }
+  __device__ void next(const ProductParams& p) {
+    if (++panel * kStepTiles >= p.factors[factor].tiles && factor + 1 < p.n_factors) factor++, panel = 0;
+  }
+  __device__ const char* weights(const ProductParams& p, int strip) const {
+    const ProductFactor& f = p.factors[factor];
+    return f.weights + (static_cast<int64_t>(strip) * f.tiles + panel * kStepTiles) * kTileBytes;
+  }
+  __device__ const char* activations(const ProductParams& p, int first_row) const {
+    return p.factors[factor].panels + (static_cast<int64_t>(panel) * p.groups + first_row / kGroupRows) * kGroupBytes;
+  }
+};
+
+// What becomes of the sums of half a pair of slots: two octets of features, of which each lane has one feature each, lane / 4, and two rows of
+// every group of 8, 2 (lane % 4) and one more.
+template <class Weight>
+struct ProductOutput {
+  const ProductParams& p;
+  int octet[2];
+  float bias[2];
+
+  __device__ ProductOutput(const ProductParams& params, const ProductTile& tile, int pair, int half) : p(params) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      octet[i] = tile.octet(p, 2 * pair + i, half);
+      bias[i] = 0;
+      const int row = ProductTile::gated(p) ? feature(i) + i * p.features : feature(i);  // of the matrix
+#pragma unroll
+      for (int factor = 0; factor < 2; factor++)
+        if (factor < p.n_factors && p.factors[factor].bias && feature(i) < p.features) bias[i] += p.factors[factor].bias[row];
+    }
+  }
+  static __device__ int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
+  __device__ int feature(int i) const { return octet[i] * 8 + lane() / 4; }
+
+  // Sums of a group of rows: of octet 0, of octet 1.
+  template <ProductKind Kind, bool Exact>
+  __device__ void finish(int group, const float (&sums)[2][2]) const {
+    if constexpr (Kind == ProductKind::kActivate) {
+      activate<Exact>(group, sums);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          const int row = group * kGroupRows + lane() % 4 * 2 + e;
+          if (row >= p.n_rows || feature(i) >= p.features) continue;
+          float& to = p.output[row * p.stride + feature(i)];
+          to = (Kind == ProductKind::kAdd ? to : 0.0f) + (sums[i][e] + bias[i]);
+        }
+    }
+  }
+
+ private:
+  // Whole warps: features of activations come in sixteens.
+  template <bool Exact>
+  __device__ void activate(int group, const float (&sums)[2][2]) const {
+    if (ProductTile::gated(p)) {
+      const auto value = [&](int e) { return silu(sums[0][e] + bias[0]) * (sums[1][e] + bias[1]); };
+      store(0, group, value(0), value(1));
+    } else {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const auto value = [&](int e) { return Exact ? gelu(sums[i][e] + bias[i]) : gelu_tanh(sums[i][e] + bias[i]); };
+        store(i, group, value(0), value(1));
+      }
+    }
+  }
+  __device__ void store(int i, int group, float low, float high) const {
+    if (octet[i] * 8 >= p.features) return;
+    const uint32_t word = ptx::transpose(pack<Weight>(low, high));
+    reinterpret_cast<uint32_t*>(p.activations + panel_offset(group, octet[i], p.groups))[lane()] = word;
+  }
+};
+
+// Calls visit<kind, whether GELU is exact>.
+template <class Visit>
+__device__ void with_kind(const ProductParams& p, Visit visit) {
+  if (p.kind == ProductKind::kStore) visit.template operator()<ProductKind::kStore, true>();
+  else if (p.kind == ProductKind::kAdd) visit.template operator()<ProductKind::kAdd, true>();
+  else if (p.activation == CF_ACTIVATION_GELU_TANH) visit.template operator()<ProductKind::kActivate, false>();
+  else visit.template operator()<ProductKind::kActivate, true>();
+}
+
+}  // namespace cf::gpu
