@@ -5,20 +5,17 @@
 namespace cf::gpu {
 namespace {
 
-// Elements 8 octet ... of a head's vector, turned.
+// Elements 8 octet ... of a head's vector, turned. head: of the first element, with those of the next columns 8 floats apart.
 __device__ void load_turned(const float* head, int octet, const float2* angles, int half, float (&v)[8]) {
 #pragma unroll
-  for (int e = 0; e < 8; e += 4) {
-    const float4 four = *reinterpret_cast<const float4*>(head + octet * 8 + e);
-    v[e] = four.x, v[e + 1] = four.y, v[e + 2] = four.z, v[e + 3] = four.w;
-  }
+  for (int e = 0; e < 8; e++) v[e] = head[(octet * 8 + e) * kGroupRows];
   if (octet * 8 >= 2 * half) return;
 #pragma unroll
   for (int e = 0; e < 8; e++) {
     const int d = octet * 8 + e;
     if (d >= 2 * half) break;
     const float2 angle = angles[d < half ? d : d - half];
-    const float partner = head[d < half ? d + half : d - half];
+    const float partner = head[(d < half ? d + half : d - half) * kGroupRows];
     v[e] = v[e] * angle.x + (d < half ? -partner : partner) * angle.y;
   }
 }
@@ -33,7 +30,7 @@ __global__ void __launch_bounds__(kAppendThreads) append(const __grid_constant__
   const bool is_query = head < p.n_heads, is_value = head >= p.n_heads + p.n_kv_heads;
   float v[8] = {};
   if (wanted)
-    load_turned(p.qkv + (static_cast<int64_t>(row) * heads + head) * p.head_dim, octet, p.angles + static_cast<int64_t>(row) * p.half,
+    load_turned(p.qkv + block_offset(group, head * octets, heads * octets) + in_group, octet, p.angles + static_cast<int64_t>(row) * p.half,
                 is_value ? 0 : p.half, v);
   if (is_query) {
 #pragma unroll

@@ -26,29 +26,41 @@ CF_BOTH constexpr int64_t panel_offset(int64_t group, int64_t octet, int64_t gro
   return ((octet / 8 * groups + group) * 8 + octet % 8) * kMatrixBytes;
 }
 
+// What rows in fp32 look like between kernels, so that those that multiply write whole lines: 8 rows by 8 columns are 256 contiguous bytes,
+// columns first. A row has a multiple of 8 columns, rows come in eights.
+CF_BOTH constexpr int64_t block_offset(int64_t group, int64_t octet, int64_t octets) { return (group * octets + octet) * 64; }  // in floats
+
 // ---- Products: rows times a packed matrix ----
 
 constexpr int kTileStrips = 8;  // of a tile of a product: 128 rows of the matrix
 constexpr int kStepTiles = kPanelColumns / kTileRows;
-constexpr int kStepWeightBytes = kTileStrips * kStepTiles * kTileBytes;   // of a step: a panel's columns
-constexpr int kMaxTileRows = 256, kTileRowsUnit = 32, kMinTileRows = 64;  // rows of activations in a tile
+constexpr int kStepWeightBytes = kTileStrips * kStepTiles * kTileBytes;           // of a step: a panel's columns
+constexpr int kMinTileRows = 64, kMaxTileRows = 128, kTileRowsUnit = kGroupRows;  // rows of activations in a tile
 
-// Rows of activations that a copy of a tile may read beyond the last: they cost nothing and are not used, but have to be memory.
+// Bytes of activations that a copy of a tile may read beyond the last: they are not used, but have to be memory.
 constexpr int kPanelSlackBytes = kMaxTileRows * kPanelColumns * 2;
 
 // The two ways to multiply: by warpgroups (wgmma, sm_90a), or by warps (mma.sync). Which one a device's code has can be told from the
 // threads that it was compiled for.
-constexpr int kGroupThreads = 384;  // a warpgroup that copies, two that multiply
-constexpr int kGroupStages = 4;
+constexpr int kGroupThreads = 288;  // two warpgroups that multiply, a warp that copies
+constexpr int kGroupCtas = 2;       // of an SM: one multiplies while the other finishes or begins
+constexpr int kMaxGroupStages = 8;
 constexpr int kWarpThreads = 256;
 constexpr int kWarpStages = 3;
 constexpr int kWarpTileRows = 128;
 CF_BOTH constexpr int step_bytes(int tile_rows) { return kStepWeightBytes + tile_rows * kPanelColumns * 2; }
 
 enum class ProductKind : int32_t {
-  kStore,     // output = sum + bias
-  kAdd,       // output += sum + biases
-  kActivate,  // panels = activation(sum + bias)
+  kRows,      // output = sum + bias, row by row
+  kBlocks,    // output = sum + bias, in blocks
+  kAdd,       // output += sum + biases, in blocks
+  kActivate,  // activations = activation(sum + bias), in panels
+};
+
+// By warpgroups: a packed matrix as the copy engine reads it, in boxes of 256 numbers (a tile) by kStepTiles tiles by 1 or, with SwiGLU, 2
+// (strips of gate and of up) by 8 or 4 strips. What the driver's cuTensorMapEncodeTiled makes of it.
+struct alignas(64) TensorMap {
+  uint64_t words[16];
 };
 
 struct ProductFactor {
@@ -59,6 +71,7 @@ struct ProductFactor {
 };
 
 struct ProductParams {
+  TensorMap maps[2];         // of the factors, by warpgroups
   ProductFactor factors[2];  // the sum goes over the columns of the first, then of the second
   int32_t n_factors;
   ProductKind kind;
@@ -67,10 +80,13 @@ struct ProductParams {
   int32_t n_rows;     // of activations
   int32_t groups;     // of 8 rows in all panels
   int32_t tile_rows;  // a multiple of kTileRowsUnit
-  float* output;      // [rows, stride]
-  int64_t stride;
+  int32_t stages;     // by warpgroups: of the ring
+  float* output;      // [n_rows, features]
   char* activations;  // panels
 };
+CF_BOTH constexpr int tile_features(ProductKind kind, cf_activation activation) {
+  return kTileStrips * kTileRows / (kind == ProductKind::kActivate && activation == CF_ACTIVATION_SWIGLU ? 2 : 1);
+}
 
 // ---- The rest ----
 
@@ -80,7 +96,7 @@ struct EmbedParams {
   const char* embedding;  // packed [V, H]
   cf_dtype dtype;
   const int32_t* tokens;  // of the rows from first_row on
-  float* hidden;          // [rows, H]
+  float* hidden;          // [rows, H] in blocks
   const float* inv_freq;  // [half]
   float2* angles;         // [rows, half] cosines and sines
   int32_t hidden_size, vocab_size, half, base_position, first_row, n_rows;
@@ -88,11 +104,12 @@ struct EmbedParams {
 
 // Panels of norm(hidden), twice with different weights where a parallel residual needs it. A CTA takes a group of rows.
 struct NormParams {
-  const float* hidden;  // [rows, H]
+  const float* hidden;  // [rows, H] in blocks
   const float *weight[2], *bias[2];
   char* panels[2];
   int32_t n_outputs;
-  int32_t hidden_size, n_rows, groups;
+  int32_t hidden_size, groups;
+  int32_t first_row, n_rows;  // of hidden; they become rows 0 ... of the panels
   cf_norm norm;
   cf_dtype dtype;
   float eps;
@@ -109,7 +126,7 @@ struct PagedKv {
 
 // Queries: [head][group][octet of head_dim] 8x8 matrices, in the dtype of the cache, scaled so that exp2 of a product is a weight.
 struct AppendParams {
-  const float* qkv;  // [rows, (A + 2 G) D]
+  const float* qkv;  // [rows, (A + 2 G) D] in blocks
   const float2* angles;
   char* queries;
   PagedKv kv;

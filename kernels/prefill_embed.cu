@@ -7,18 +7,21 @@ namespace {
 
 // A row of the embedding lies in 16-byte words, one for 8 columns.
 __device__ void embed_row(const EmbedParams& p, int row) {
-  float* const hidden = p.hidden + static_cast<int64_t>(row) * p.hidden_size;
   const bool wanted = row >= p.first_row;
   const int token = wanted ? p.tokens[row - p.first_row] : 0;
   const bool known = wanted && token >= 0 && token < p.vocab_size;  // the host looked; no access is out of bounds in any case
   const int64_t tiles = tiles_of(p.hidden_size);
-  for (int octet = threadIdx.x; octet < p.hidden_size / 8; octet += kEmbedThreads) {
-    float4 low = {}, high = {};
+  const int octets = p.hidden_size / 8;
+  for (int octet = threadIdx.x; octet < octets; octet += kEmbedThreads) {
+    float v[8] = {};
     if (known) {
       const char* const from = p.embedding + 2 * packed_offset(token, octet * 8, tiles);
-      low = load_four(from, p.dtype, 0, 8), high = load_four(from, p.dtype, 4, 8);
+#pragma unroll
+      for (int e = 0; e < 8; e++) v[e] = load_element(from, p.dtype, e);
     }
-    reinterpret_cast<float4*>(hidden)[2 * octet] = low, reinterpret_cast<float4*>(hidden)[2 * octet + 1] = high;
+    float* const to = p.hidden + block_offset(row / kGroupRows, octet, octets) + row % kGroupRows;
+#pragma unroll
+    for (int e = 0; e < 8; e++) to[e * kGroupRows] = v[e];
   }
 }
 

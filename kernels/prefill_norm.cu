@@ -22,39 +22,65 @@ __device__ float row_sum(float value, float (&sums)[kWarps][kGroupRows]) {
   return sum;
 }
 
-__device__ float sum_of(float4 a, float4 b) { return ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w)); }
-__device__ float4 less(float4 a, float mean) { return {a.x - mean, a.y - mean, a.z - mean, a.w - mean}; }
-__device__ float4 squares(float4 a) { return {a.x * a.x, a.y * a.y, a.z * a.z, a.w * a.w}; }
+// The octets of a row that a thread takes: i kRowThreads further each. The first kHeld stay in registers.
+constexpr int kHeld = 6;
+
+// Calls visit(octet, its values) for this thread's octets of its row.
+template <class Visit>
+__device__ void each_octet(const float* row, int octets, const float (&held)[kHeld][8], Visit visit) {
+  const int first = static_cast<int>(threadIdx.x) / kGroupRows;
+#pragma unroll
+  for (int i = 0; i < kHeld; i++)
+    if (first + i * kRowThreads < octets) visit(first + i * kRowThreads, held[i]);
+#pragma unroll 1
+  for (int octet = first + kHeld * kRowThreads; octet < octets; octet += kRowThreads) {
+    float v[8];
+#pragma unroll
+    for (int e = 0; e < 8; e++) v[e] = row[octet * 64 + e * kGroupRows];
+    visit(octet, v);
+  }
+}
+
+__device__ float sum_of(const float (&v)[8]) { return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])); }
 
 __global__ void __launch_bounds__(kNormThreads) norm(const __grid_constant__ NormParams p) {
   __shared__ float sums[kWarps][kGroupRows];
   const int group = static_cast<int>(blockIdx.x), in_group = static_cast<int>(threadIdx.x) % kGroupRows;
   const int first = static_cast<int>(threadIdx.x) / kGroupRows, octets = p.hidden_size / 8;
-  const int row = min(group * kGroupRows + in_group, p.n_rows - 1);  // beyond the last: the last again
-  const float4* const x = reinterpret_cast<const float4*>(p.hidden + static_cast<int64_t>(row) * p.hidden_size);
+  const int row = p.first_row + min(group * kGroupRows + in_group, p.n_rows - 1);  // beyond the last: the last again
+  const float* const x = p.hidden + block_offset(row / kGroupRows, 0, octets) + row % kGroupRows;
   const float count = static_cast<float>(p.hidden_size);
+  float held[kHeld][8];
+#pragma unroll
+  for (int i = 0; i < kHeld; i++)
+#pragma unroll
+    for (int e = 0; e < 8; e++) held[i][e] = first + i * kRowThreads < octets ? x[(first + i * kRowThreads) * 64 + e * kGroupRows] : 0.0f;
   float mean = 0, sum = 0;
   if (p.norm == CF_NORM_LAYER) {
-#pragma unroll 4
-    for (int i = first; i < octets; i += kRowThreads) sum += sum_of(x[2 * i], x[2 * i + 1]);
+    each_octet(x, octets, held, [&](int, const float(&v)[8]) { sum += sum_of(v); });
     mean = row_sum(sum, sums) / count;
   }
   sum = 0;
-#pragma unroll 4
-  for (int i = first; i < octets; i += kRowThreads) sum += sum_of(squares(less(x[2 * i], mean)), squares(less(x[2 * i + 1], mean)));
-  const float scale = 1.0f / sqrtf(row_sum(sum, sums) / count + p.eps);
-#pragma unroll 2
-  for (int i = first; i < octets; i += kRowThreads) {
-    const float4 a = less(x[2 * i], mean), b = less(x[2 * i + 1], mean);
-    const float v[8] = {a.x * scale, a.y * scale, a.z * scale, a.w * scale, b.x * scale, b.y * scale, b.z * scale, b.w * scale};
+  each_octet(x, octets, held, [&](int, const float(&v)[8]) {
+    float squares[8];
 #pragma unroll
-    for (int output = 0; output < 2; output++) {
-      if (output >= p.n_outputs) break;
+    for (int e = 0; e < 8; e++) squares[e] = (v[e] - mean) * (v[e] - mean);
+    sum += sum_of(squares);
+  });
+  const float scale = 1.0f / sqrtf(row_sum(sum, sums) / count + p.eps);
+  for (int output = 0; output < p.n_outputs; output++) {
+    const float *const weight = p.weight[output], *const bias = p.bias[output];
+    each_octet(x, octets, held, [&](int octet, const float(&v)[8]) {
       float out[8];
 #pragma unroll
-      for (int e = 0; e < 8; e++) out[e] = v[e] * p.weight[output][8 * i + e] + (p.bias[output] ? p.bias[output][8 * i + e] : 0.0f);
-      *reinterpret_cast<uint4*>(p.panels[output] + panel_offset(group, i, p.groups) + in_group * 16) = pack_eight(p.dtype, out);
-    }
+      for (int e = 0; e < 8; e += 4) {
+        const float4 w = load_four(weight, CF_DTYPE_F32, octet * 8 + e, p.hidden_size);
+        const float4 b = bias ? load_four(bias, CF_DTYPE_F32, octet * 8 + e, p.hidden_size) : float4{0, 0, 0, 0};
+        out[e] = (v[e] - mean) * scale * w.x + b.x, out[e + 1] = (v[e + 1] - mean) * scale * w.y + b.y;
+        out[e + 2] = (v[e + 2] - mean) * scale * w.z + b.z, out[e + 3] = (v[e + 3] - mean) * scale * w.w + b.w;
+      }
+      *reinterpret_cast<uint4*>(p.panels[output] + panel_offset(group, octet, p.groups) + in_group * 16) = pack_eight(p.dtype, out);
+    });
   }
 }
 

@@ -6,13 +6,13 @@ namespace cf::gpu {
 namespace {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-constexpr int kThreads = kGroupThreads;
+constexpr int kThreads = kGroupThreads, kCtas = kGroupCtas;
 #else
-constexpr int kThreads = kWarpThreads;
+constexpr int kThreads = kWarpThreads, kCtas = 1;
 #endif
 
 template <class Weight>
-__global__ void __launch_bounds__(kThreads, 1) product(const __grid_constant__ ProductParams p) {
+__global__ void __launch_bounds__(kThreads, kCtas) product(const __grid_constant__ ProductParams p) {
   extern __shared__ __align__(128) char memory[];
   multiply_all<Weight>(p, memory);
 }

@@ -16,12 +16,11 @@ struct ProductTile {
   static __device__ bool gated(const ProductParams& p) { return p.kind == ProductKind::kActivate && p.activation == CF_ACTIVATION_SWIGLU; }
   static __device__ int strips(const ProductParams& p) { return (p.features + kTileRows - 1) / kTileRows; }
   static __device__ int row_tiles(const ProductParams& p) { return (p.n_rows + p.tile_rows - 1) / p.tile_rows; }
-  static __device__ int count(const ProductParams& p) {
-    const int in_tile = gated(p) ? kTileStrips / 2 : kTileStrips;
-    return (strips(p) + in_tile - 1) / in_tile * row_tiles(p);
-  }
   // Neighbours have the same rows of the matrix, which are so read from memory once.
-  __device__ ProductTile(const ProductParams& p, int number) : features(number / row_tiles(p)), rows(number - features * row_tiles(p)) {}
+  __device__ ProductTile(const ProductParams& p, int cta) : features(cta / row_tiles(p)), rows(cta - features * row_tiles(p)) {}
+  __device__ int first_row(const ProductParams& p) const { return rows * p.tile_rows; }
+  // Of its strips, or of its pairs of strips.
+  __device__ int first_strip(const ProductParams& p) const { return features * (gated(p) ? kTileStrips / 2 : kTileStrips); }
 
   // The strip of the matrix in a slot; beyond the last: the last again.
   __device__ int strip(const ProductParams& p, int slot) const {
@@ -79,41 +78,64 @@ struct ProductOutput {
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
   __device__ int feature(int i) const { return octet[i] * 8 + lane() / 4; }
 
-  // Sums of a group of rows: of octet 0, of octet 1.
-  template <ProductKind Kind, bool Exact>
-  __device__ void finish(int group, const float (&sums)[2][2]) const {
-    if constexpr (Kind == ProductKind::kActivate) {
-      activate<Exact>(group, sums);
-    } else {
+  // The sums of groups of rows first ... of at most Groups, of which n are wanted: sum(j, i) is that of octet i.
+  template <ProductKind Kind, bool Exact, int Groups, class Sum>
+  __device__ void finish(int first, int n, Sum sum) const {
+    constexpr int kAtOnce = 4;  // loads on their way together
 #pragma unroll
-      for (int i = 0; i < 2; i++)
+    for (int from = 0; from < Groups; from += kAtOnce) {
+      if (from >= n) break;
+      float2 before[kAtOnce][2] = {};
+      if constexpr (Kind == ProductKind::kAdd) {
 #pragma unroll
-        for (int e = 0; e < 2; e++) {
-          const int row = group * kGroupRows + lane() % 4 * 2 + e;
-          if (row >= p.n_rows || feature(i) >= p.features) continue;
-          float& to = p.output[row * p.stride + feature(i)];
-          to = (Kind == ProductKind::kAdd ? to : 0.0f) + (sums[i][e] + bias[i]);
+        for (int j = 0; j < kAtOnce; j++)
+#pragma unroll
+          for (int i = 0; i < 2; i++)
+            if (from + j < n && there(i)) before[j][i] = *block(first + from + j, i);
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; j++) {
+        if (from + j >= n) break;
+        const float2 sums[2] = {sum(from + j, 0), sum(from + j, 1)};
+        if constexpr (Kind == ProductKind::kActivate) activate<Exact>(first + from + j, sums);
+        else if constexpr (Kind == ProductKind::kRows) store_rows(first + from + j, sums);
+        else {
+#pragma unroll
+          for (int i = 0; i < 2; i++)
+            if (there(i)) *block(first + from + j, i) = {before[j][i].x + (sums[i].x + bias[i]), before[j][i].y + (sums[i].y + bias[i])};
         }
+      }
     }
   }
 
  private:
+  __device__ bool there(int i) const { return octet[i] * 8 < p.features; }
+  __device__ float2* block(int group, int i) const {
+    return reinterpret_cast<float2*>(p.output + block_offset(group, octet[i], p.features / 8)) + lane();
+  }
+  __device__ void store_rows(int group, const float2 (&sums)[2]) const {
+    const int row = group * kGroupRows + lane() % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      if (feature(i) >= p.features) continue;
+      float* const to = p.output + static_cast<int64_t>(row) * p.features + feature(i);
+      if (row < p.n_rows) to[0] = sums[i].x + bias[i];
+      if (row + 1 < p.n_rows) to[p.features] = sums[i].y + bias[i];
+    }
+  }
   // Whole warps: features of activations come in sixteens.
   template <bool Exact>
-  __device__ void activate(int group, const float (&sums)[2][2]) const {
+  __device__ void activate(int group, const float2 (&sums)[2]) const {
     if (ProductTile::gated(p)) {
-      const auto value = [&](int e) { return silu(sums[0][e] + bias[0]) * (sums[1][e] + bias[1]); };
-      store(0, group, value(0), value(1));
+      store(0, group, silu(sums[0].x + bias[0]) * (sums[1].x + bias[1]), silu(sums[0].y + bias[0]) * (sums[1].y + bias[1]));
     } else {
+      const auto value = [](float x) { return Exact ? gelu(x) : gelu_tanh(x); };
 #pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const auto value = [&](int e) { return Exact ? gelu(sums[i][e] + bias[i]) : gelu_tanh(sums[i][e] + bias[i]); };
-        store(i, group, value(0), value(1));
-      }
+      for (int i = 0; i < 2; i++) store(i, group, value(sums[i].x + bias[i]), value(sums[i].y + bias[i]));
     }
   }
   __device__ void store(int i, int group, float low, float high) const {
-    if (octet[i] * 8 >= p.features) return;
+    if (!there(i)) return;
     const uint32_t word = ptx::transpose(pack<Weight>(low, high));
     reinterpret_cast<uint32_t*>(p.activations + panel_offset(group, octet[i], p.groups))[lane()] = word;
   }
@@ -122,7 +144,8 @@ struct ProductOutput {
 // Calls visit<kind, whether GELU is exact>.
 template <class Visit>
 __device__ void with_kind(const ProductParams& p, Visit visit) {
-  if (p.kind == ProductKind::kStore) visit.template operator()<ProductKind::kStore, true>();
+  if (p.kind == ProductKind::kRows) visit.template operator()<ProductKind::kRows, true>();
+  else if (p.kind == ProductKind::kBlocks) visit.template operator()<ProductKind::kBlocks, true>();
   else if (p.kind == ProductKind::kAdd) visit.template operator()<ProductKind::kAdd, true>();
   else if (p.activation == CF_ACTIVATION_GELU_TANH) visit.template operator()<ProductKind::kActivate, false>();
   else visit.template operator()<ProductKind::kActivate, true>();

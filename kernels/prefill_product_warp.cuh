@@ -27,7 +27,7 @@ struct WarpProduct {
         const int slot = i / (tiles * (kTileBytes / 16)), word = i - slot * tiles * (kTileBytes / 16);
         ptx::copy_16(to + slot * kStepTiles * kTileBytes + word * 16, step.weights(p, tile.strip(p, slot)) + word * 16, true);
       }
-      const char* const rows = step.activations(p, tile.rows * kWarpTileRows);
+      const char* const rows = step.activations(p, tile.first_row(p));
       for (int i = threadIdx.x; i < kWarpTileRows * kPanelColumns / 8; i += kWarpThreads)
         ptx::copy_16(to + kStepWeightBytes + i * 16, rows + i * 16, true);
     }
@@ -65,8 +65,6 @@ struct WarpProduct {
       copy_step(tile, ahead, i + kWarpStages - 1 < steps, (i + kWarpStages - 1) % kWarpStages);
       multiply_step(i % kWarpStages, step.tiles(p));
     }
-    ptx::wait_copies<0>();
-    __syncthreads();  // before the next tile's copies
   }
 
   __device__ void finish_tile(const ProductTile& tile) const {
@@ -74,29 +72,20 @@ struct WarpProduct {
     const int groups = min(kGroups, (p.n_rows + kGroupRows - 1) / kGroupRows - first);
     with_kind(p, [&]<ProductKind Kind, bool Exact>() {
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const ProductOutput<Weight> output(p, tile, pair, half);
-#pragma unroll
-        for (int j = 0; j < kGroups; j++) {
-          if (j >= groups) break;
-          const float of_group[2][2] = {{sums[0][j][2 * half], sums[0][j][2 * half + 1]}, {sums[1][j][2 * half], sums[1][j][2 * half + 1]}};
-          output.template finish<Kind, Exact>(first + j, of_group);
-        }
-      }
+      for (int half = 0; half < 2; half++)
+        ProductOutput<Weight>(p, tile, pair, half).template finish<Kind, Exact, kGroups>(first, groups, [&](int j, int i) {
+          return float2{sums[i][j][2 * half], sums[i][j][2 * half + 1]};
+        });
     });
   }
 };
 
 template <class Weight>
 __device__ void multiply_all(const ProductParams& p, char* memory) {
-  const int tiles = ProductTile::count(p);
-#pragma unroll 1
-  for (int number = static_cast<int>(blockIdx.x); number < tiles; number += static_cast<int>(gridDim.x)) {
-    const ProductTile tile(p, number);
-    WarpProduct<Weight> product{p, memory};
-    product.multiply_tile(tile);
-    product.finish_tile(tile);
-  }
+  const ProductTile tile(p, static_cast<int>(blockIdx.x));
+  WarpProduct<Weight> product{p, memory};
+  product.multiply_tile(tile);
+  product.finish_tile(tile);
 }
 
 #endif

@@ -189,14 +189,7 @@ __device__ inline uint64_t wall_clock_ns() {
   return ns;
 }
 
-// ---- Prefill: bulk copies that stay in L2, plain asynchronous copies, transposition, products of a warpgroup ----
-
-// As above, for what other CTAs read as well.
-__device__ inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)), "l"(from),
-               "r"(bytes), "r"(shared_address(barrier))
-               : "memory");
-}
+// ---- Prefill: asynchronous copies, transposition, products of a warpgroup ----
 
 // 16 bytes from global to shared memory, or zeros unless `wanted`; done when wait_copies says so.
 __device__ inline void copy_16(void* to, const void* from, bool wanted) {
@@ -232,16 +225,6 @@ __device__ inline float exp2_fast(float x) {
 }
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-// Registers of each thread of a warpgroup, from here on.
-template <int Count>
-__device__ inline void more_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));
-}
-template <int Count>
-__device__ inline void fewer_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count));
-}
-
 // An operand in shared memory without swizzle: 8x8 matrices of 128 contiguous bytes, `row_stride` bytes from one to that of the next
 // 8 rows, `k_stride` to that of the next 8 columns.
 __device__ inline uint64_t operand(const void* first, uint32_t row_stride, uint32_t k_stride) {
@@ -256,68 +239,98 @@ __device__ inline void wait_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
+// Keeps what uses the sums of products behind the wait for them, which names no registers.
+__device__ inline void settle(float (&d)[64]) {
+#pragma unroll
+  for (int i = 0; i < 64; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+
 // d (+)= a b for a warpgroup: a 64x16 row-major, b 16xN column-major. d[4 j ...] of lane i in warp w: rows 16 w + i / 4, columns 8 j + 2 (i % 4)
 // and one more, then the same 8 rows below. One instruction for each N, whose operands have to be spelt out.
-#define CF_D16(i)                                                                                                                             \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7]), "+f"(d[i + 8]), \
-      "+f"(d[i + 9]), "+f"(d[i + 10]), "+f"(d[i + 11]), "+f"(d[i + 12]), "+f"(d[i + 13]), "+f"(d[i + 14]), "+f"(d[i + 15])
-#define CF_N0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-#define CF_N16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define CF_N32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-#define CF_N48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define CF_N64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
-#define CF_N80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define CF_N96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
-#define CF_N112 ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define CF_PRODUCT(type, n, names, a_name, b_name, add_name, ...)                                                                              \
-  asm volatile("{.reg .pred more; setp.ne.b32 more, " add_name ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" names \
-               "}, " a_name ", " b_name ", more, 1, 1, 0, 0;}"                                                                                 \
-               : __VA_ARGS__                                                                                                                   \
-               : "l"(a), "l"(b), "r"(add))
+#define CF_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define CF_NAMES64                                                                                                                               \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, " \
+  "%30, %31"
+#define CF_SUMS64 CF_D4(0), CF_D4(4), CF_D4(8), CF_D4(12), CF_D4(16), CF_D4(20), CF_D4(24), CF_D4(28)
+#define CF_NAMES72 CF_NAMES64 ", %32, %33, %34, %35"
+#define CF_SUMS72 CF_SUMS64, CF_D4(32)
+#define CF_NAMES80 CF_NAMES72 ", %36, %37, %38, %39"
+#define CF_SUMS80 CF_SUMS72, CF_D4(36)
+#define CF_NAMES88 CF_NAMES80 ", %40, %41, %42, %43"
+#define CF_SUMS88 CF_SUMS80, CF_D4(40)
+#define CF_NAMES96 CF_NAMES88 ", %44, %45, %46, %47"
+#define CF_SUMS96 CF_SUMS88, CF_D4(44)
+#define CF_NAMES104 CF_NAMES96 ", %48, %49, %50, %51"
+#define CF_SUMS104 CF_SUMS96, CF_D4(48)
+#define CF_NAMES112 CF_NAMES104 ", %52, %53, %54, %55"
+#define CF_SUMS112 CF_SUMS104, CF_D4(52)
+#define CF_NAMES120 CF_NAMES112 ", %56, %57, %58, %59"
+#define CF_SUMS120 CF_SUMS112, CF_D4(56)
+#define CF_NAMES128 CF_NAMES120 ", %60, %61, %62, %63"
+#define CF_SUMS128 CF_SUMS120, CF_D4(60)
+#define CF_PRODUCT(type, n, a_name, b_name, more_name, ...)                                                                          \
+  asm volatile("{.reg .pred more; setp.ne.b32 more, " more_name ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type \
+               " {" CF_NAMES##n "}, " a_name ", " b_name ", more, 1, 1, 0, 0;}"                                                      \
+               : __VA_ARGS__                                                                                                         \
+               : "l"(a), "l"(b), "r"(more))
 template <int N>
-__device__ inline void multiply_group_f16(float (&d)[128], uint64_t a, uint64_t b, int add) {
-  if constexpr (N == 64) CF_PRODUCT("f16", 64, CF_N0 CF_N16, "%32", "%33", "%34", CF_D16(0), CF_D16(16));
-  if constexpr (N == 96) CF_PRODUCT("f16", 96, CF_N0 CF_N16 CF_N32, "%48", "%49", "%50", CF_D16(0), CF_D16(16), CF_D16(32));
-  if constexpr (N == 128) CF_PRODUCT("f16", 128, CF_N0 CF_N16 CF_N32 CF_N48, "%64", "%65", "%66", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48));
-  if constexpr (N == 160)
-    CF_PRODUCT("f16", 160, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64, "%80", "%81", "%82", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48), CF_D16(64));
-  if constexpr (N == 192)
-    CF_PRODUCT("f16", 192, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64 CF_N80, "%96", "%97", "%98", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48), CF_D16(64),
-               CF_D16(80));
-  if constexpr (N == 224)
-    CF_PRODUCT("f16", 224, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64 CF_N80 CF_N96, "%112", "%113", "%114", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48),
-               CF_D16(64), CF_D16(80), CF_D16(96));
-  if constexpr (N == 256)
-    CF_PRODUCT("f16", 256, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64 CF_N80 CF_N96 CF_N112, "%128", "%129", "%130", CF_D16(0), CF_D16(16), CF_D16(32),
-               CF_D16(48), CF_D16(64), CF_D16(80), CF_D16(96), CF_D16(112));
+__device__ inline void multiply_group_f16(float (&d)[64], uint64_t a, uint64_t b, int more) {
+  if constexpr (N == 64) CF_PRODUCT("f16", 64, "%32", "%33", "%34", CF_SUMS64);
+  if constexpr (N == 72) CF_PRODUCT("f16", 72, "%36", "%37", "%38", CF_SUMS72);
+  if constexpr (N == 80) CF_PRODUCT("f16", 80, "%40", "%41", "%42", CF_SUMS80);
+  if constexpr (N == 88) CF_PRODUCT("f16", 88, "%44", "%45", "%46", CF_SUMS88);
+  if constexpr (N == 96) CF_PRODUCT("f16", 96, "%48", "%49", "%50", CF_SUMS96);
+  if constexpr (N == 104) CF_PRODUCT("f16", 104, "%52", "%53", "%54", CF_SUMS104);
+  if constexpr (N == 112) CF_PRODUCT("f16", 112, "%56", "%57", "%58", CF_SUMS112);
+  if constexpr (N == 120) CF_PRODUCT("f16", 120, "%60", "%61", "%62", CF_SUMS120);
+  if constexpr (N == 128) CF_PRODUCT("f16", 128, "%64", "%65", "%66", CF_SUMS128);
 }
 template <int N>
-__device__ inline void multiply_group_bf16(float (&d)[128], uint64_t a, uint64_t b, int add) {
-  if constexpr (N == 64) CF_PRODUCT("bf16", 64, CF_N0 CF_N16, "%32", "%33", "%34", CF_D16(0), CF_D16(16));
-  if constexpr (N == 96) CF_PRODUCT("bf16", 96, CF_N0 CF_N16 CF_N32, "%48", "%49", "%50", CF_D16(0), CF_D16(16), CF_D16(32));
-  if constexpr (N == 128) CF_PRODUCT("bf16", 128, CF_N0 CF_N16 CF_N32 CF_N48, "%64", "%65", "%66", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48));
-  if constexpr (N == 160)
-    CF_PRODUCT("bf16", 160, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64, "%80", "%81", "%82", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48), CF_D16(64));
-  if constexpr (N == 192)
-    CF_PRODUCT("bf16", 192, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64 CF_N80, "%96", "%97", "%98", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48), CF_D16(64),
-               CF_D16(80));
-  if constexpr (N == 224)
-    CF_PRODUCT("bf16", 224, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64 CF_N80 CF_N96, "%112", "%113", "%114", CF_D16(0), CF_D16(16), CF_D16(32), CF_D16(48),
-               CF_D16(64), CF_D16(80), CF_D16(96));
-  if constexpr (N == 256)
-    CF_PRODUCT("bf16", 256, CF_N0 CF_N16 CF_N32 CF_N48 CF_N64 CF_N80 CF_N96 CF_N112, "%128", "%129", "%130", CF_D16(0), CF_D16(16), CF_D16(32),
-               CF_D16(48), CF_D16(64), CF_D16(80), CF_D16(96), CF_D16(112));
+__device__ inline void multiply_group_bf16(float (&d)[64], uint64_t a, uint64_t b, int more) {
+  if constexpr (N == 64) CF_PRODUCT("bf16", 64, "%32", "%33", "%34", CF_SUMS64);
+  if constexpr (N == 72) CF_PRODUCT("bf16", 72, "%36", "%37", "%38", CF_SUMS72);
+  if constexpr (N == 80) CF_PRODUCT("bf16", 80, "%40", "%41", "%42", CF_SUMS80);
+  if constexpr (N == 88) CF_PRODUCT("bf16", 88, "%44", "%45", "%46", CF_SUMS88);
+  if constexpr (N == 96) CF_PRODUCT("bf16", 96, "%48", "%49", "%50", CF_SUMS96);
+  if constexpr (N == 104) CF_PRODUCT("bf16", 104, "%52", "%53", "%54", CF_SUMS104);
+  if constexpr (N == 112) CF_PRODUCT("bf16", 112, "%56", "%57", "%58", CF_SUMS112);
+  if constexpr (N == 120) CF_PRODUCT("bf16", 120, "%60", "%61", "%62", CF_SUMS120);
+  if constexpr (N == 128) CF_PRODUCT("bf16", 128, "%64", "%65", "%66", CF_SUMS128);
 }
 #undef CF_PRODUCT
-#undef CF_D16
-#undef CF_N0
-#undef CF_N16
-#undef CF_N32
-#undef CF_N48
-#undef CF_N64
-#undef CF_N80
-#undef CF_N96
-#undef CF_N112
+#undef CF_D4
+#undef CF_NAMES64
+#undef CF_SUMS64
+#undef CF_NAMES72
+#undef CF_SUMS72
+#undef CF_NAMES80
+#undef CF_SUMS80
+#undef CF_NAMES88
+#undef CF_SUMS88
+#undef CF_NAMES96
+#undef CF_SUMS96
+#undef CF_NAMES104
+#undef CF_SUMS104
+#undef CF_NAMES112
+#undef CF_SUMS112
+#undef CF_NAMES120
+#undef CF_SUMS120
+#undef CF_NAMES128
+#undef CF_SUMS128
+
+// From global to shared memory: rows of any number that lie side by side, and a box of a tensor that the host described, at four coordinates;
+// zeros where the box is outside. One such copy costs the engine some 50 cycles besides its bytes.
+__device__ inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)), "l"(from),
+               "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+}
+__device__ inline void tensor_copy(void* to, const void* map, int a, int b, int c, int d, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_address(to)),
+      "l"(map), "r"(a), "r"(b), "r"(c), "r"(d), "r"(shared_address(barrier))
+      : "memory");
+}
 #endif
 
 }  // namespace cf::gpu::ptx

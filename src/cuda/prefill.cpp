@@ -1,7 +1,10 @@
 #include "cuda/prefill.h"
 
+#include <cuda.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numbers>
 
 #include "checked.h"
@@ -23,6 +26,13 @@ int64_t piece_rows_within(uint64_t limit_bytes, Bytes bytes) {
     if (bytes(rows) <= limit_bytes) return rows;
   fail(CF_ERROR_UNSUPPORTED, "prefill of this model needs a workspace of ", bytes(gpu::kPrefillBlock), " bytes at least; the limit is ", limit_bytes);
 }
+
+// Dynamic shared memory of a product by warpgroups where so many of its CTAs share an SM: what the rings may take.
+constexpr int kReservedBytes = 1024 + 256;  // of each CTA: the system's, and barriers
+int group_shared_bytes(uint64_t limit_bytes, int ctas) { return int((limit_bytes + 1024) / uint64_t(ctas)) / 128 * 128 - kReservedBytes; }
+
+// What a row of a tile and a tile of no rows take, in cycles for 16 columns: as measured on an H100.
+constexpr double kRowTime = 1.0, kTileTime = 30;
 
 }  // namespace
 
@@ -82,8 +92,16 @@ Prefill::Prefill(Context& context, const cf_model_config& config, cf_dtype weigh
   const auto prepare = [&](const void* kernel, int threads, int shared_bytes, const char* what) {
     prepare_kernel(context, kernel, threads, uint64_t(shared_bytes), uint64_t(shared_bytes), what);
   };
-  if (by_groups_) prepare(product, gpu::kGroupThreads, gpu::kGroupStages * gpu::step_bytes(gpu::kMaxTileRows), "a product of prefill");
-  else prepare(product, gpu::kWarpThreads, gpu::kWarpStages * gpu::step_bytes(gpu::kWarpTileRows), "a product of prefill");
+  if (by_groups_) {
+    const int shared_bytes = group_shared_bytes(device.shared_memory_bytes, 1);
+    prepare(product, gpu::kGroupThreads, shared_bytes, "a product of prefill");
+    cudaDriverEntryPointQueryResult found;
+    check_cuda(&context, cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode_tensor_map_, 12000, cudaEnableDefault, &found),
+               "find the driver's tensor maps");
+    if (found != cudaDriverEntryPointSuccess) fail(CF_ERROR_UNSUPPORTED, "the driver is too old for tensor maps, which prefill needs on this device");
+  } else {
+    prepare(product, gpu::kWarpThreads, gpu::kWarpStages * gpu::step_bytes(gpu::kWarpTileRows), "a product of prefill");
+  }
   prepare(attend, gpu::kAttendThreads, gpu::attend_shared_bytes(config.head_dim), "attention of prefill");
 }
 
@@ -99,53 +117,66 @@ void Prefill::launch(const void* kernel, dim3 ctas, int threads, int shared_byte
   if (observer_) observer_(doing);
 }
 
-// Rows of activations in a tile: what makes the busiest SM finish first. A tile's time grows with the larger of what the tensor cores and
-// what the loads need, 128 rows of the matrix being loaded with every tile; the last waves of tiles leave SMs idle.
-int Prefill::tile_rows_of(const gpu::ProductParams& p) const {
+// Rows of activations in a tile: with what the busiest SM finishes first.
+int Prefill::tile_rows_of(uint64_t feature_tiles, int64_t n_rows) const {
   if (!by_groups_) return gpu::kWarpTileRows;
   if (forced_tile_rows_) return forced_tile_rows_;
-  const int64_t in_tile = p.kind == gpu::ProductKind::kActivate && gated(config_) ? gpu::kTileStrips / 2 : gpu::kTileStrips;
-  const int64_t feature_tiles = ceil_div(uint64_t(gpu::tiles_of(p.features)), uint64_t(in_tile));
-  const auto time = [&](int64_t rows) {
-    const int64_t waves =
-        int64_t(ceil_div(uint64_t(feature_tiles) * ceil_div(uint64_t(p.n_rows), uint64_t(rows)), uint64_t(device_.multiprocessors)));
-    return double(waves) * std::max(double(rows), (128.0 + double(rows)) * 0.75);
+  const auto time = [&](int rows) {
+    const uint64_t tiles = feature_tiles * ceil_div(uint64_t(n_rows), uint64_t(rows));
+    return double(ceil_div(tiles, uint64_t(device_.multiprocessors))) * (kTileTime + kRowTime * rows);
   };
-  int64_t best = gpu::kMaxTileRows;
-  for (int64_t rows = best; rows >= gpu::kMinTileRows; rows -= gpu::kTileRowsUnit)
+  int best = gpu::kMaxTileRows;
+  for (int rows = best; rows >= gpu::kMinTileRows; rows -= gpu::kTileRowsUnit)
     if (time(rows) < time(best)) best = rows;
-  return int(best);
+  return best;
+}
+
+gpu::TensorMap Prefill::tensor_map(const gpu::ProductFactor& factor, const gpu::ProductParams& p) const {
+  const uint64_t parts = uint64_t(gpu::kTileStrips * gpu::kTileRows / gpu::tile_features(p.kind, p.activation));  // gate and up, or one
+  const uint64_t strips = uint64_t(gpu::tiles_of(p.features)), strip_bytes = uint64_t(factor.tiles) * gpu::kTileBytes;
+  const cuuint64_t sizes[] = {gpu::kTileElements, uint64_t(factor.tiles), parts, strips},
+                   strides[] = {gpu::kTileBytes, strips * strip_bytes, strip_bytes};
+  const cuuint32_t box[] = {gpu::kTileElements, gpu::kStepTiles, cuuint32_t(parts), cuuint32_t(gpu::kTileStrips / parts)}, steps[] = {1, 1, 1, 1};
+  CUtensorMap map;
+  static_assert(sizeof map == sizeof(gpu::TensorMap));
+  const auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(encode_tensor_map_);
+  const CUresult result =
+      encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 4, const_cast<char*>(factor.weights), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) fail(CF_ERROR_INTERNAL, "the driver refused the tensor map of a matrix: ", int(result));
+  gpu::TensorMap out;
+  std::memcpy(&out, &map, sizeof out);
+  return out;
 }
 
 void Prefill::product(gpu::ProductParams p, const char* doing, cudaStream_t stream) const {
-  p.groups = groups();
   p.activation = config_.activation;
-  p.tile_rows = tile_rows_of(p);
-  const int64_t in_tile = p.kind == gpu::ProductKind::kActivate && gated(config_) ? gpu::kTileStrips / 2 : gpu::kTileStrips;
-  const uint64_t tiles = ceil_div(uint64_t(gpu::tiles_of(p.features)), uint64_t(in_tile)) * ceil_div(uint64_t(p.n_rows), uint64_t(p.tile_rows));
-  const int threads = by_groups_ ? gpu::kGroupThreads : gpu::kWarpThreads;
-  const int stages = by_groups_ ? gpu::kGroupStages : gpu::kWarpStages;
-  launch(gpu::prefill_product_kernel(weight_dtype_), dim3(unsigned(std::min<uint64_t>(tiles, uint64_t(device_.multiprocessors)))), threads,
-         stages * gpu::step_bytes(p.tile_rows), p, doing, stream);
+  const uint64_t feature_tiles = ceil_div(uint64_t(p.features), uint64_t(gpu::tile_features(p.kind, p.activation)));
+  p.groups = groups();
+  p.tile_rows = tile_rows_of(feature_tiles, p.n_rows);
+  const uint64_t tiles = mul(feature_tiles, ceil_div(uint64_t(p.n_rows), uint64_t(p.tile_rows)));
+  const int step = gpu::step_bytes(p.tile_rows);
+  int threads = gpu::kWarpThreads, shared_bytes = gpu::kWarpStages * step;
+  if (by_groups_) {  // a long ring where a CTA has an SM to itself
+    const int ctas = tiles <= uint64_t(device_.multiprocessors) ? 1 : gpu::kGroupCtas;
+    p.stages = std::min(gpu::kMaxGroupStages, group_shared_bytes(device_.shared_memory_bytes, ctas) / step);
+    threads = gpu::kGroupThreads, shared_bytes = p.stages * step;
+    for (int i = 0; i < p.n_factors; i++) p.maps[i] = tensor_map(p.factors[i], p);
+  }
+  launch(gpu::prefill_product_kernel(weight_dtype_), dim3(unsigned(tiles)), threads, shared_bytes, p, doing, stream);
 }
 
 gpu::ProductFactor Prefill::factor(const gpu::Matrix& matrix, const float* bias, void* workspace, uint64_t panels) const {
   return {static_cast<const char*>(matrix.data), at<char>(workspace, panels), matrix.tiles, bias};
 }
 
-void Prefill::norm(const float* hidden, int32_t n_rows, const float* const (&weight)[2], const float* const (&bias)[2], int n_outputs,
-                   void* workspace, cudaStream_t stream) const {
-  gpu::NormParams p = {hidden,
-                       {weight[0], weight[1]},
-                       {bias[0], bias[1]},
-                       {at<char>(workspace, layout_.normed[0]), at<char>(workspace, layout_.normed[1])},
-                       n_outputs,
-                       config_.hidden_size,
-                       n_rows,
-                       groups(),
-                       config_.norm,
-                       weight_dtype_,
-                       float(config_.norm_eps)};
+void Prefill::norm(int32_t first_row, int32_t n_rows, const float* const (&weight)[2], const float* const (&bias)[2], int n_outputs, void* workspace,
+                   cudaStream_t stream) const {
+  gpu::NormParams p = {};
+  p.hidden = at<float>(workspace, layout_.hidden);
+  for (int i = 0; i < n_outputs; i++) p.weight[i] = weight[i], p.bias[i] = bias[i], p.panels[i] = at<char>(workspace, layout_.normed[i]);
+  p.n_outputs = n_outputs, p.hidden_size = config_.hidden_size, p.groups = groups(), p.first_row = first_row, p.n_rows = n_rows;
+  p.norm = config_.norm, p.dtype = weight_dtype_, p.eps = float(config_.norm_eps);
   launch(gpu::prefill_norm_kernel(), dim3(unsigned(ceil_div(uint64_t(n_rows), gpu::kGroupRows))), gpu::kNormThreads, 0, p, "normalise rows", stream);
 }
 
@@ -158,15 +189,15 @@ void Prefill::layer(const PrefillWeights& weights, int32_t index, const gpu::Pag
   const auto to_hidden = [&](std::initializer_list<gpu::ProductFactor> factors, const char* doing) {
     gpu::ProductParams p = {};
     for (const gpu::ProductFactor& f : factors) p.factors[p.n_factors++] = f;
-    p.kind = gpu::ProductKind::kAdd, p.features = c.hidden_size, p.n_rows = rows.n, p.output = hidden, p.stride = c.hidden_size;
+    p.kind = gpu::ProductKind::kAdd, p.features = c.hidden_size, p.n_rows = rows.n, p.output = hidden;
     product(p, doing, stream);
   };
 
-  norm(hidden, rows.n, {w.attention_norm_weight, w.mlp_norm_weight}, {w.attention_norm_bias, w.mlp_norm_bias}, parallel ? 2 : 1, workspace, stream);
+  norm(0, rows.n, {w.attention_norm_weight, w.mlp_norm_weight}, {w.attention_norm_bias, w.mlp_norm_bias}, parallel ? 2 : 1, workspace, stream);
   gpu::ProductParams qkv = {};
   qkv.factors[0] = factor(w.qkv, w.qkv_bias, workspace, layout_.normed[0]), qkv.n_factors = 1;
-  qkv.kind = gpu::ProductKind::kStore, qkv.features = int32_t(qkv_size(c)), qkv.n_rows = rows.n;
-  qkv.output = at<float>(workspace, layout_.qkv), qkv.stride = qkv_size(c);
+  qkv.kind = gpu::ProductKind::kBlocks, qkv.features = int32_t(qkv_size(c)), qkv.n_rows = rows.n;
+  qkv.output = at<float>(workspace, layout_.qkv);
   product(qkv, "multiply by Q, K and V", stream);
 
   const uint64_t blocks = ceil_div(uint64_t(rows.n), gpu::kPrefillBlock);  // their queries are all written, so that attention reads no junk
@@ -207,7 +238,7 @@ void Prefill::layer(const PrefillWeights& weights, int32_t index, const gpu::Pag
   const gpu::ProductFactor o = factor(w.o, w.o_bias, workspace, layout_.heads), down = factor(w.down, w.down_bias, workspace, layout_.activation);
   if (!parallel) {
     to_hidden({o}, "multiply by O");
-    norm(hidden, rows.n, {w.mlp_norm_weight, nullptr}, {w.mlp_norm_bias, nullptr}, 1, workspace, stream);
+    norm(0, rows.n, {w.mlp_norm_weight, nullptr}, {w.mlp_norm_bias, nullptr}, 1, workspace, stream);
   }
   gpu::ProductParams up = {};
   up.factors[0] = factor(w.up, w.up_bias, workspace, layout_.normed[1]), up.n_factors = 1;
@@ -244,11 +275,10 @@ void Prefill::enqueue_logits(const PrefillWeights& weights, int64_t first_positi
                              cudaStream_t stream) const {
   const Rows rows = rows_of(first_position, row + n_rows);
   if (row < 0 || n_rows < 1 || rows.n > rows_) fail(CF_ERROR_INTERNAL, n_rows, " rows from ", row, " on are not in a piece of prefill");
-  norm(at<float>(workspace, layout_.hidden) + (rows.first + row) * config_.hidden_size, int32_t(n_rows), {weights.final_norm_weight, nullptr},
-       {weights.final_norm_bias, nullptr}, 1, workspace, stream);
+  norm(int32_t(rows.first + row), int32_t(n_rows), {weights.final_norm_weight, nullptr}, {weights.final_norm_bias, nullptr}, 1, workspace, stream);
   gpu::ProductParams p = {};
   p.factors[0] = factor(weights.head, nullptr, workspace, layout_.normed[0]), p.n_factors = 1;
-  p.kind = gpu::ProductKind::kStore, p.features = config_.vocab_size, p.n_rows = int32_t(n_rows), p.output = logits, p.stride = config_.vocab_size;
+  p.kind = gpu::ProductKind::kRows, p.features = config_.vocab_size, p.n_rows = int32_t(n_rows), p.output = logits;
   product(p, "multiply by the head", stream);
 }
 

@@ -62,10 +62,11 @@ class Prefill {
     return reinterpret_cast<T*>(static_cast<char*>(workspace) + offset);
   }
   int32_t groups() const { return int32_t(rows_ / gpu::kGroupRows); }
-  int tile_rows_of(const gpu::ProductParams& params) const;
+  int tile_rows_of(uint64_t feature_tiles, int64_t n_rows) const;
+  gpu::TensorMap tensor_map(const gpu::ProductFactor& factor, const gpu::ProductParams& params) const;
   template <class Params>
   void launch(const void* kernel, dim3 ctas, int threads, int shared_bytes, Params& params, const char* doing, cudaStream_t stream) const;
-  void norm(const float* hidden, int32_t n_rows, const float* const (&weight)[2], const float* const (&bias)[2], int n_outputs, void* workspace,
+  void norm(int32_t first_row, int32_t n_rows, const float* const (&weight)[2], const float* const (&bias)[2], int n_outputs, void* workspace,
             cudaStream_t stream) const;
   void product(gpu::ProductParams params, const char* doing, cudaStream_t stream) const;
   void layer(const PrefillWeights& weights, int32_t index, const gpu::PagedKv& kv, const Rows& rows, void* workspace, cudaStream_t stream) const;
@@ -77,7 +78,8 @@ class Prefill {
   const CudaDevice device_;
   const int64_t rows_;
   const Layout layout_;
-  bool by_groups_ = false;  // products by warpgroups
+  bool by_groups_ = false;             // products by warpgroups
+  void* encode_tensor_map_ = nullptr;  // the driver's
   int forced_tile_rows_ = 0;
   std::function<void(const char*)> observer_;
 };

@@ -21,6 +21,8 @@ using namespace cf;
 
 namespace {
 
+constexpr cf_dtype kF16 = CF_DTYPE_F16, kBf16 = CF_DTYPE_BF16;
+
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   std::fprintf(stderr, "FAILED: %s (%s)\n", what, cudaGetErrorString(error));
@@ -164,24 +166,21 @@ struct TestModel {
   }
 };
 
-// ---- The reference, from the definitions, in double. round: whether inputs of products, queries, keys and values are rounded as the code
-// under test may round them; then what is left is the order of sums, and attention's weights.
+// ---- The reference, from the definitions, in double ----
 
-__device__ double rounded(double value, cf_dtype dtype, bool round) { return round ? double(rounded(float(value), dtype)) : value; }
 __device__ int64_t thread() { return blockIdx.x * int64_t(blockDim.x) + threadIdx.x; }
 
 __global__ void embed_plain(const int32_t* tokens, int rows, int h, Random embedding, double* x) {
   for (int64_t i = thread(); i < int64_t(rows) * h; i += int64_t(gridDim.x) * blockDim.x) x[i] = embedding.at(tokens[i / h], i % h);
 }
-__global__ void norm_plain(const double* x, int h, bool layer, double eps, Random weight, Random bias, cf_dtype dtype, bool round, double* out) {
+__global__ void norm_plain(const double* x, int h, bool layer, double eps, Random weight, Random bias, double* out) {
   const double* const row = x + int64_t(blockIdx.x) * h;
   double mean = 0, variance = 0;
   for (int i = 0; i < h; i++) mean += row[i] / h;
   if (!layer) mean = 0;
   for (int i = 0; i < h; i++) variance += (row[i] - mean) * (row[i] - mean) / h;
   for (int i = threadIdx.x; i < h; i += blockDim.x)
-    out[int64_t(blockIdx.x) * h + i] =
-        rounded((row[i] - mean) / sqrt(variance + eps) * double(weight.at(0, i)) + double(bias.at(0, i)), dtype, round);
+    out[int64_t(blockIdx.x) * h + i] = (row[i] - mean) / sqrt(variance + eps) * double(weight.at(0, i)) + double(bias.at(0, i));
 }
 // out[row, i] (+)= x[row] m[i] + bias[i]
 __global__ void product_plain(const double* x, int rows, int k, Random m, Random bias, int n, bool add, double* out) {
@@ -192,7 +191,7 @@ __global__ void product_plain(const double* x, int rows, int k, Random m, Random
     out[i] = (add ? out[i] : 0.0) + sum;
   }
 }
-__global__ void turn_plain(double* qkv, int rows, int heads, int kv_heads, int d, int rotary, const float* inv_freq, cf_dtype kv, bool round) {
+__global__ void turn_plain(double* qkv, int rows, int heads, int kv_heads, int d, int rotary, const float* inv_freq) {
   const int row = blockIdx.x, all = heads + 2 * kv_heads;
   for (int head = threadIdx.x; head < all; head += blockDim.x) {
     double* const v = qkv + (int64_t(row) * all + head) * d;
@@ -201,11 +200,9 @@ __global__ void turn_plain(double* qkv, int rows, int heads, int kv_heads, int d
         const double angle = inv_freq[i] * float(row), a = v[i], b = v[i + rotary / 2];
         v[i] = a * cos(angle) - b * sin(angle), v[i + rotary / 2] = b * cos(angle) + a * sin(angle);
       }
-    const double scale = head < heads ? 1.4426950408889634 / sqrt(double(d)) : 1;  // how queries are scaled decides how they are rounded
-    for (int i = 0; i < d; i++) v[i] = rounded(v[i] * scale, kv, round) / scale;
   }
 }
-__global__ void attend_plain(const double* qkv, int rows, int heads, int kv_heads, int d, cf_dtype dtype, bool round, double* out) {
+__global__ void attend_plain(const double* qkv, int rows, int heads, int kv_heads, int d, double* out) {
   const int all = heads + 2 * kv_heads;
   for (int64_t i = thread(); i < int64_t(rows) * heads; i += int64_t(gridDim.x) * blockDim.x) {
     const int64_t row = i / heads, head = i % heads, kv_head = head / (heads / kv_heads);
@@ -225,10 +222,10 @@ __global__ void attend_plain(const double* qkv, int rows, int heads, int kv_head
       denominator += weight;
       for (int j = 0; j < d; j++) to[j] += weight * qkv[(t * all + heads + kv_heads + kv_head) * d + j];
     }
-    for (int j = 0; j < d; j++) to[j] = rounded(to[j] / denominator, dtype, round);
+    for (int j = 0; j < d; j++) to[j] /= denominator;
   }
 }
-__global__ void activate_plain(const double* up, int rows, int n, cf_activation kind, cf_dtype dtype, bool round, double* out) {
+__global__ void activate_plain(const double* up, int rows, int n, cf_activation kind, double* out) {
   for (int64_t i = thread(); i < int64_t(rows) * n; i += int64_t(gridDim.x) * blockDim.x) {
     const int64_t row = i / n, j = i % n;
     double value;
@@ -239,18 +236,18 @@ __global__ void activate_plain(const double* up, int rows, int n, cf_activation 
       const double x = up[i];
       value = 0.5 * x * (kind == CF_ACTIVATION_GELU ? 1 + erf(x / sqrt(2.0)) : 1 + tanh(sqrt(2 / 3.14159265358979324) * (x + 0.044715 * x * x * x)));
     }
-    out[i] = rounded(value, dtype, round);
+    out[i] = value;
   }
 }
 
-std::vector<double> reference(const TestModel& m, const Array<int32_t>& tokens, bool round) {
+std::vector<double> reference(const TestModel& m, const Array<int32_t>& tokens) {
   const Spec& s = m.spec;
   const int rows = int(tokens.count), h = s.hidden, q = int(q_size(m.config)), qkv_width = int(qkv_size(m.config)), up_width = int(up_size(m.config));
   const auto doubles = [&](int width) { return Array<double>(size_t(rows) * size_t(width)); };
   Array<double> x = doubles(h), normed = doubles(h), qkv = doubles(qkv_width), heads = doubles(q), up = doubles(up_width), act = doubles(s.inter),
                 logits = doubles(s.vocab);
   const auto norm = [&](const Random& weight, const Random& bias) {
-    norm_plain<<<rows, 256>>>(x.data, h, s.norm == CF_NORM_LAYER, m.config.norm_eps, weight, bias, s.dtype, round, normed.data);
+    norm_plain<<<rows, 256>>>(x.data, h, s.norm == CF_NORM_LAYER, m.config.norm_eps, weight, bias, normed.data);
   };
   const auto product = [&](const double* in, int k, const Random& matrix, const Random& bias, int n, bool add, double* out) {
     product_plain<<<2048, 128>>>(in, rows, k, matrix, bias, n, add, out);
@@ -258,14 +255,14 @@ std::vector<double> reference(const TestModel& m, const Array<int32_t>& tokens, 
   const auto mlp_up = [&](const LayerRandom& r) {
     norm(r.norm2, r.norm2_bias);
     product(normed.data, h, r.up, r.up_bias, up_width, false, up.data);
-    activate_plain<<<1024, 128>>>(up.data, rows, s.inter, s.activation, s.dtype, round, act.data);
+    activate_plain<<<1024, 128>>>(up.data, rows, s.inter, s.activation, act.data);
   };
   embed_plain<<<256, 256>>>(tokens.data, rows, h, m.embedding, x.data);
   for (const LayerRandom& r : m.random) {
     norm(r.norm1, r.norm1_bias);
     product(normed.data, h, r.qkv, r.qkv_bias, qkv_width, false, qkv.data);
-    turn_plain<<<rows, 64>>>(qkv.data, rows, s.heads, s.kv_heads, s.head_dim, s.rotary, m.inv_freq, s.kv_dtype, round);
-    attend_plain<<<256, 32>>>(qkv.data, rows, s.heads, s.kv_heads, s.head_dim, s.dtype, round, heads.data);
+    turn_plain<<<rows, 64>>>(qkv.data, rows, s.heads, s.kv_heads, s.head_dim, s.rotary, m.inv_freq);
+    attend_plain<<<256, 32>>>(qkv.data, rows, s.heads, s.kv_heads, s.head_dim, heads.data);
     if (s.parallel) mlp_up(r);
     product(heads.data, q, r.o, r.o_bias, h, true, x.data);
     if (!s.parallel) mlp_up(r);
@@ -373,12 +370,10 @@ void test_model(const Spec& s) {
   tokens.put(host_tokens.data());
   Prefill prefill(context(), m.config, s.dtype, s.kv_dtype, device_under_test(), kPrefillWorkspaceBytes);
   const Outcome whole = run(m, prefill, tokens, {}, 1);
-  const double exact = relative_error(whole.logits, reference(m, tokens, false)), same = relative_error(whole.logits, reference(m, tokens, true));
-  const bool f16 = s.dtype == CF_DTYPE_F16 && s.kv_dtype == CF_DTYPE_F16;
-  std::printf("%-28s error %.2e, with the same roundings %.2e; pieces of %lld rows\n", s.name, exact, same,
-              static_cast<long long>(prefill.piece_rows()));
-  expect(exact < (f16 ? 2e-3 : 2e-2), s, "error against exact arithmetic");  // not (>=): NaN fails
-  expect(same < (f16 ? 5e-4 : 5e-3), s, "error against the same roundings");
+  // Inputs of products, keys, values and attention's weights are rounded to 11 or 8 bits; the bounds are twice what an H100 gave.
+  const double error = relative_error(whole.logits, reference(m, tokens)), bound = s.dtype == kBf16 ? 8e-3 : s.kv_dtype == kBf16 ? 2.5e-3 : 9e-4;
+  std::printf("%-30s error %.2e\n", s.name, error);
+  expect(error < bound, s, "error");  // not (>=): NaN fails
 
   const std::vector<std::vector<int64_t>> cuts = {{1}, {17, 63}, {64, 128}, {65, 100}, {1, 2, 3, 63, 64, 65, 127, 129, 200, 256, 257, 332}, {320}};
   for (size_t i = 0; i < cuts.size(); i++) expect(run(m, prefill, tokens, cuts[i], uint32_t(i + 2)) == whole, s, "cut " + std::to_string(i));
@@ -503,7 +498,6 @@ std::vector<Timed> time_model(const Spec& s, int repeats, const std::vector<int>
   return results;
 }
 
-constexpr cf_dtype kF16 = CF_DTYPE_F16, kBf16 = CF_DTYPE_BF16;
 constexpr cf_norm kLayerNorm = CF_NORM_LAYER, kRms = CF_NORM_RMS;
 constexpr cf_activation kGelu = CF_ACTIVATION_GELU, kTanh = CF_ACTIVATION_GELU_TANH, kSwiglu = CF_ACTIVATION_SWIGLU;
 
@@ -534,8 +528,7 @@ int main(int argc, char** argv) try {
     for (const Spec& s : kSmall) test_model(s);
   if (time) {
     std::vector<int> forced;
-    if (sweep)
-      for (int rows = gpu::kMaxTileRows; rows >= gpu::kMinTileRows; rows -= gpu::kTileRowsUnit) forced.push_back(rows);
+    if (sweep) forced = {128, 120, 112, 104, 96, 88, 80, 64};
     std::vector<Timed> results;
     for (const Spec& s : kLarge)
       for (const Timed& t : time_model(s, 8, forced)) results.push_back(t);
