@@ -140,8 +140,11 @@ struct Attend {
   }
 };
 
+// As many as registers allow without spilling any.
+constexpr int ctas_of_sm(int head_dim) { return head_dim == 96 ? 3 : 1; }
+
 template <int D, class Kv>
-__global__ void __launch_bounds__(kAttendThreads) attend(const __grid_constant__ AttendParams p) {
+__global__ void __launch_bounds__(kAttendThreads, ctas_of_sm(D)) attend(const __grid_constant__ AttendParams p) {
   extern __shared__ __align__(128) char memory[];
   constexpr int kStages = attend_stages(D);
   const int tile = static_cast<int>(gridDim.y - 1 - blockIdx.y), head = static_cast<int>(blockIdx.x);  // those with most to do first

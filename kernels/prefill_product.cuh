@@ -10,6 +10,16 @@
 
 namespace cf::gpu {
 
+// GELU with erf to 1.5e-7 (Abramowitz and Stegun 7.1.26), which is far less than what rounding to 16 bits adds, in half the instructions of
+// erff: what a tile does after its sums is not hidden where each SM has one. For x < 0 nothing cancels.
+__device__ inline float gelu_fast(float x) {
+  const float z = fabsf(x) * 0.70710678118654752f, t = __fdividef(1.0f, fmaf(0.3275911f, z, 1.0f));
+  float poly = fmaf(1.061405429f, t, -1.453152027f);
+  poly = fmaf(poly, t, 1.421413741f), poly = fmaf(poly, t, -0.284496736f), poly = fmaf(poly, t, 0.254829592f);
+  return fmaxf(x, 0.0f) - 0.5f * fabsf(x) * (poly * t * ptx::exp2_fast(-1.4426950408889634f * z * z));
+}
+__device__ inline float silu_fast(float x) { return __fdividef(x, 1.0f + ptx::exp2_fast(-1.4426950408889634f * x)); }
+
 struct ProductTile {
   int features, rows;  // tiles before it, along the features of the output and along the rows
 
@@ -127,9 +137,9 @@ struct ProductOutput {
   template <bool Exact>
   __device__ void activate(int group, const float2 (&sums)[2]) const {
     if (ProductTile::gated(p)) {
-      store(0, group, silu(sums[0].x + bias[0]) * (sums[1].x + bias[1]), silu(sums[0].y + bias[0]) * (sums[1].y + bias[1]));
+      store(0, group, silu_fast(sums[0].x + bias[0]) * (sums[1].x + bias[1]), silu_fast(sums[0].y + bias[0]) * (sums[1].y + bias[1]));
     } else {
-      const auto value = [](float x) { return Exact ? gelu(x) : gelu_tanh(x); };
+      const auto value = [](float x) { return Exact ? gelu_fast(x) : gelu_tanh(x); };
 #pragma unroll
       for (int i = 0; i < 2; i++) store(i, group, value(sums[i].x + bias[i]), value(sums[i].y + bias[i]));
     }

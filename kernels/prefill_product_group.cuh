@@ -129,7 +129,7 @@ __device__ void multiply_all(const ProductParams& p, char* memory) {
     if (threadIdx.x % kWarpLanes == 0) product.copy_tile(tile);
   } else {
     const int half = warp / 4, pair = warp % 4;
-    float sums[64];
+    float sums[kMaxTileRows / 2];
     switch (p.tile_rows) {
       case 64: product.template multiply_tile<64>(sums, half); break;
       case 72: product.template multiply_tile<72>(sums, half); break;

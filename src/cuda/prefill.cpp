@@ -31,8 +31,8 @@ int64_t piece_rows_within(uint64_t limit_bytes, Bytes bytes) {
 constexpr int kReservedBytes = 1024 + 256;  // of each CTA: the system's, and barriers
 int group_shared_bytes(uint64_t limit_bytes, int ctas) { return int((limit_bytes + 1024) / uint64_t(ctas)) / 128 * 128 - kReservedBytes; }
 
-// What a row of a tile and a tile of no rows take, in cycles for 16 columns: as measured on an H100.
-constexpr double kRowTime = 1.0, kTileTime = 30;
+// A tile takes as long as its rows and so many more would: as measured on an H100.
+constexpr int kTileTime = 48;
 
 }  // namespace
 
@@ -117,13 +117,14 @@ void Prefill::launch(const void* kernel, dim3 ctas, int threads, int shared_byte
   if (observer_) observer_(doing);
 }
 
-// Rows of activations in a tile: with what the busiest SM finishes first.
+// Rows of activations in a tile: with what all are done first. Tiles come in waves of as many as run at once; where each SM has one, that one
+// has all of its memory, but in a last wave of few it waits for its copies as long as two would.
 int Prefill::tile_rows_of(uint64_t feature_tiles, int64_t n_rows) const {
   if (!by_groups_) return gpu::kWarpTileRows;
   if (forced_tile_rows_) return forced_tile_rows_;
   const auto time = [&](int rows) {
-    const uint64_t tiles = feature_tiles * ceil_div(uint64_t(n_rows), uint64_t(rows));
-    return double(ceil_div(tiles, uint64_t(device_.multiprocessors))) * (kTileTime + kRowTime * rows);
+    const uint64_t tiles = feature_tiles * ceil_div(uint64_t(n_rows), uint64_t(rows)), sms = uint64_t(device_.multiprocessors);
+    return int64_t(tiles <= sms ? 1 : gpu::kGroupCtas * ceil_div(tiles, gpu::kGroupCtas * sms)) * (kTileTime + rows);
   };
   int best = gpu::kMaxTileRows;
   for (int rows = best; rows >= gpu::kMinTileRows; rows -= gpu::kTileRowsUnit)
@@ -149,7 +150,8 @@ gpu::TensorMap Prefill::tensor_map(const gpu::ProductFactor& factor, const gpu::
   return out;
 }
 
-void Prefill::product(gpu::ProductParams p, const char* doing, cudaStream_t stream) const {
+void Prefill::product(const gpu::ProductParams& of_caller, const char* doing, cudaStream_t stream) const {
+  gpu::ProductParams p = of_caller;
   p.activation = config_.activation;
   const uint64_t feature_tiles = ceil_div(uint64_t(p.features), uint64_t(gpu::tile_features(p.kind, p.activation)));
   p.groups = groups();

@@ -68,7 +68,7 @@ class Prefill {
   void launch(const void* kernel, dim3 ctas, int threads, int shared_bytes, Params& params, const char* doing, cudaStream_t stream) const;
   void norm(int32_t first_row, int32_t n_rows, const float* const (&weight)[2], const float* const (&bias)[2], int n_outputs, void* workspace,
             cudaStream_t stream) const;
-  void product(gpu::ProductParams params, const char* doing, cudaStream_t stream) const;
+  void product(const gpu::ProductParams& params, const char* doing, cudaStream_t stream) const;
   void layer(const PrefillWeights& weights, int32_t index, const gpu::PagedKv& kv, const Rows& rows, void* workspace, cudaStream_t stream) const;
   gpu::ProductFactor factor(const gpu::Matrix& matrix, const float* bias, void* workspace, uint64_t panels) const;
 
