@@ -2,7 +2,7 @@
 // fills these structs and checks what goes into them, the kernels trust them.
 //
 // Rows of a piece are numbered from an absolute position that is a multiple of kPrefillBlock, so that attention's blocks are the same
-// however a prompt was cut; rows before the first wanted one hold zeros. What a row becomes never depends on other rows of its piece, on
+// however a prompt was cut; those before the first wanted one begin as zeros and stay out of the cache. What a row becomes never depends on other rows of its piece, on
 // how many there are, or on how they are cut into tiles: each element of a product is a chain of additions along the columns, in order.
 #pragma once
 
