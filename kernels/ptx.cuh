@@ -273,30 +273,22 @@ __device__ inline void settle(float (&d)[64]) {
                " {" CF_NAMES##n "}, " a_name ", " b_name ", more, 1, 1, 0, 0;}"                                                      \
                : __VA_ARGS__                                                                                                         \
                : "l"(a), "l"(b), "r"(more))
-template <int N>
-__device__ inline void multiply_group_f16(float (&d)[64], uint64_t a, uint64_t b, int more) {
-  if constexpr (N == 64) CF_PRODUCT("f16", 64, "%32", "%33", "%34", CF_SUMS64);
-  if constexpr (N == 72) CF_PRODUCT("f16", 72, "%36", "%37", "%38", CF_SUMS72);
-  if constexpr (N == 80) CF_PRODUCT("f16", 80, "%40", "%41", "%42", CF_SUMS80);
-  if constexpr (N == 88) CF_PRODUCT("f16", 88, "%44", "%45", "%46", CF_SUMS88);
-  if constexpr (N == 96) CF_PRODUCT("f16", 96, "%48", "%49", "%50", CF_SUMS96);
-  if constexpr (N == 104) CF_PRODUCT("f16", 104, "%52", "%53", "%54", CF_SUMS104);
-  if constexpr (N == 112) CF_PRODUCT("f16", 112, "%56", "%57", "%58", CF_SUMS112);
-  if constexpr (N == 120) CF_PRODUCT("f16", 120, "%60", "%61", "%62", CF_SUMS120);
-  if constexpr (N == 128) CF_PRODUCT("f16", 128, "%64", "%65", "%66", CF_SUMS128);
-}
-template <int N>
-__device__ inline void multiply_group_bf16(float (&d)[64], uint64_t a, uint64_t b, int more) {
-  if constexpr (N == 64) CF_PRODUCT("bf16", 64, "%32", "%33", "%34", CF_SUMS64);
-  if constexpr (N == 72) CF_PRODUCT("bf16", 72, "%36", "%37", "%38", CF_SUMS72);
-  if constexpr (N == 80) CF_PRODUCT("bf16", 80, "%40", "%41", "%42", CF_SUMS80);
-  if constexpr (N == 88) CF_PRODUCT("bf16", 88, "%44", "%45", "%46", CF_SUMS88);
-  if constexpr (N == 96) CF_PRODUCT("bf16", 96, "%48", "%49", "%50", CF_SUMS96);
-  if constexpr (N == 104) CF_PRODUCT("bf16", 104, "%52", "%53", "%54", CF_SUMS104);
-  if constexpr (N == 112) CF_PRODUCT("bf16", 112, "%56", "%57", "%58", CF_SUMS112);
-  if constexpr (N == 120) CF_PRODUCT("bf16", 120, "%60", "%61", "%62", CF_SUMS120);
-  if constexpr (N == 128) CF_PRODUCT("bf16", 128, "%64", "%65", "%66", CF_SUMS128);
-}
+#define CF_PRODUCTS(name, type)                                                     \
+  template <int N>                                                                  \
+  __device__ inline void name(float(&d)[64], uint64_t a, uint64_t b, int more) {    \
+    if constexpr (N == 64) CF_PRODUCT(type, 64, "%32", "%33", "%34", CF_SUMS64);    \
+    if constexpr (N == 72) CF_PRODUCT(type, 72, "%36", "%37", "%38", CF_SUMS72);    \
+    if constexpr (N == 80) CF_PRODUCT(type, 80, "%40", "%41", "%42", CF_SUMS80);    \
+    if constexpr (N == 88) CF_PRODUCT(type, 88, "%44", "%45", "%46", CF_SUMS88);    \
+    if constexpr (N == 96) CF_PRODUCT(type, 96, "%48", "%49", "%50", CF_SUMS96);    \
+    if constexpr (N == 104) CF_PRODUCT(type, 104, "%52", "%53", "%54", CF_SUMS104); \
+    if constexpr (N == 112) CF_PRODUCT(type, 112, "%56", "%57", "%58", CF_SUMS112); \
+    if constexpr (N == 120) CF_PRODUCT(type, 120, "%60", "%61", "%62", CF_SUMS120); \
+    if constexpr (N == 128) CF_PRODUCT(type, 128, "%64", "%65", "%66", CF_SUMS128); \
+  }
+CF_PRODUCTS(multiply_group_f16, "f16")
+CF_PRODUCTS(multiply_group_bf16, "bf16")
+#undef CF_PRODUCTS
 #undef CF_PRODUCT
 #undef CF_D4
 #undef CF_NAMES64
