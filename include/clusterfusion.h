@@ -453,9 +453,10 @@ CF_API cf_status cf_session_options_init(cf_session_options* options, size_t str
 /* All memory that the session needs is allocated here (pages as `reserve` says). CF_ERROR_NOT_LOADED until every layer and
  * the globals are loaded; CF_ERROR_CACHE_FULL if the pool cannot give what is to be reserved.
  *
- * On CUDA, for now: compute capability 9.0 or newer; hidden_size at most 5120; CF_LAUNCH_STEP and clusters of 1; no taps and no outputs in
- * device memory (CF_ERROR_UNSUPPORTED); a call returns when its work is done; positions of a prompt and rows of a batch go through the model
- * up to eight at a time. Greedy cf_decode_steps without outputs takes 32 steps a launch, other sampling looks at the logits on the host. */
+ * On CUDA, for now: compute capability 9.0 or newer; hidden_size at most 5120, vocab_size at most 524288; clusters of 1; no taps and no
+ * outputs in device memory (CF_ERROR_UNSUPPORTED). cf_decode_step and cf_decode_steps without outputs only enqueue, with any sampler, unless
+ * they were given a progress function or a cancellation; other calls return when their work is done. Positions of a prompt and rows of a batch
+ * go through the model up to eight at a time. */
 CF_API cf_status cf_session_create(cf_model* model, const cf_session_options* options, cf_session** session);
 /* Waits for the session's enqueued work (at most device_wait_limit_ms on a device that no longer answers). */
 CF_API cf_status cf_session_destroy(cf_session* session);
@@ -605,7 +606,8 @@ CF_API cf_status cf_prefill(cf_session* session, const int32_t* tokens, size_t n
 /* Feeds one token (or CF_TOKEN_PENDING) and samples the next. */
 CF_API cf_status cf_decode_step(cf_session* session, int32_t token, const cf_step_options* options);
 /* n_steps steps that each feed what the one before sampled; ends early at a stop token. Finished steps are kept when one
- * fails or the call is cancelled; cf_result says how many. */
+ * fails or the call is cancelled; cf_result says how many. Once all steps are finished a cancellation
+ * comes too late, and only the last progress call can still cancel. */
 CF_API cf_status cf_decode_steps(cf_session* session, int64_t n_steps, const cf_step_options* options);
 /* One step over n_tokens (1 .. 64) consecutive positions, with the weights read once and the bits that single steps
  * would give: verification of drafted tokens. tokens[0] may be CF_TOKEN_PENDING. The token sampled after each is in
@@ -676,9 +678,10 @@ typedef struct cf_graph_options {
 } cf_graph_options;
 
 CF_API cf_status cf_graph_options_init(cf_graph_options* options, size_t struct_size);
-/* CF_ERROR_UNSUPPORTED on the CPU backend, and for now on CUDA. */
+/* CF_ERROR_UNSUPPORTED on the CPU backend; CF_ERROR_INVALID_ARGUMENT if the session has not reserved its capacity. n_steps: 1 .. 1024. The
+ * graph keeps its session alive. */
 CF_API cf_status cf_graph_capture(cf_session* session, const cf_graph_options* options, cf_graph** graph);
-/* Enqueues one replay on the session's stream; its status is fetched like any step's. */
+/* Enqueues one replay on the session's stream; its status is fetched like any step's. After cf_model_reload the step is captured anew here. */
 CF_API cf_status cf_graph_launch(cf_graph* graph);
 
 typedef struct cf_graph_info {

@@ -164,7 +164,11 @@ constexpr int kGatherWords = kGatherWarps * kLaneWords;                   // fro
 constexpr int kGo = 8;                                                    // words of a lane at once when a row is normalised
 constexpr int kGoes = (kMaxHidden / kTileRows * kWordsPerStrip + kGo * kGatherWords - 1) / (kGo * kGatherWords);
 constexpr int kNormShares = kGatherWarps * kGoes;  // parts of a row of the residual stream that are summed by themselves
-constexpr int kRunTokens = 16;                     // positions that surely lie one after the other: the smallest page
+// The share in which a word of a row of the residual stream is summed: a warp's, and again for what lies behind kGo words of every lane.
+CF_BOTH constexpr int share_of_word(int64_t word) {
+  return static_cast<int>(word / kLaneWords % kGatherWarps + word / (kGo * kGatherWords) * kGatherWarps);
+}
+constexpr int kRunTokens = 16;  // positions that surely lie one after the other: the smallest page
 constexpr int kMaxDownSlices = 4;
 constexpr int kMaxDecodeLayers = 128;
 constexpr int kPartsAtOnce = 16;        // partial results of attention added up together
@@ -188,17 +192,46 @@ struct DecodeWords {
   uint4* heads;       // [A D] attention output: activations
   uint4* partials;    // one of [rows, A, max_parts, partial_words]
   uint4* votes;       // [CTAs, rows], even and odd steps: best logit, its token, whether all were finite
+  uint4* rounds;      // [CTAs, kRoundWords], in turn: what CTAs tell each other while a token is drawn
 };
+constexpr int kBuckets = 64;                         // of a search among the logits' bits: 6 bits a round
+constexpr int kRoundWords = (2 * kBuckets + 2) / 3;  // of a CTA in a round: two numbers for each
 
 constexpr int kStepsOfLaunch = kPartTokens;  // at most, so that the positions of a launch lie in kMaxLocalParts parts
 
-// What a session keeps on the device between launches, and what a launch leaves for the host.
+// What launches that share words keep between them.
 struct DecodeState {
-  cf_status status;                 // of the last launch; anything but CF_OK makes the next ones do nothing
-  uint32_t epoch;                   // of the last layer
-  uint32_t failed;                  // 1: a wait ran out of time; for good
-  int32_t n_steps;                  // finished by the last launch
-  int32_t sampled[kStepsOfLaunch];  // step by step, of each row
+  uint32_t epoch;   // of the last words
+  uint32_t failed;  // 1: a wait ran out of time; for good
+};
+
+// cf_sampler_options. Arrays of the vocabulary stand behind the sequence: floats to be added, then bits of tokens (vocabulary_bits)
+// that are allowed, that stop, that the sequence has had.
+struct DecodeSampler {
+  float temperature, top_p, min_p, repetition_penalty;
+  int32_t top_k;
+  int32_t biased, masked, stops;  // 1: that array counts
+  uint64_t seed;
+};
+
+// A sequence as the device knows it between launches. The host writes it while none of them is on its way.
+struct DecodeSequence {
+  int32_t position;  // cached positions
+  int32_t token;     // that is to be fed next
+  cf_status status;  // anything but CF_OK: launches do nothing
+  int32_t stopped;   // 1: so do those of a call that has sampled a stop token
+  DecodeSampler sampler;
+};
+CF_BOTH constexpr int64_t vocabulary_bits(int64_t vocab) { return (vocab + 31) / 32; }  // words
+
+// What the device tells the host, in host memory: after each step the tokens, then `known`; after each launch the rest, `launches` last.
+struct SequenceLog {
+  int64_t known;    // tokens that may be read: those cached, then the pending one
+  int64_t n_steps;  // finished ever
+  int32_t position;
+  cf_status status;
+  uint32_t launches;  // finished ever
+  int32_t stopped;
 };
 
 // A row of a launch: one position of one sequence.
@@ -206,13 +239,24 @@ struct DecodeRow {
   char* pages;  // of the pool: [page][layer][K, V][G, page_tokens, D]
   int64_t page_bytes;
   const int32_t* page_table;
-  float* logits;       // [V] of the last step, or NULL
-  int32_t position;    // of the first step
-  int32_t token;       // of the first step; later ones take what was sampled
-  int32_t sample;      // 1: the most likely token after each step is wanted
+  float* logits;  // [V] after the step, or NULL
+  int32_t position;
+  int32_t token;
   int32_t first;       // row that the sequence's rows begin with; rows of a sequence lie together in order of position
   int32_t page_shift;  // a page has 2^page_shift tokens
   cf_dtype kv_dtype;
+};
+
+// The parts of a layer, in launches that take only some of them.
+enum : uint32_t {
+  kTakesQkv = 1,
+  kTakesUp = 2,
+  kTakesAttention = 4,
+  kTakesDown = 8,
+  kTakesO = 16,
+  kTakesHead = 32,
+  kTakesCombine = 64,
+  kTakesAll = 127
 };
 
 struct DecodeParams {
@@ -223,16 +267,32 @@ struct DecodeParams {
   int32_t down_slices;  // parts of intermediate_size, each summed by itself; follows from the shape alone; 1 for a sequential residual
   int32_t qkv_ctas;     // parallel residual: CTAs that take Q K V while the others take MLP-up
   float norm_eps;
-  const float* inv_freq;      // [rotary_dim / 2]
-  cf_dtype weight_dtype;      // of all matrices
-  const char* const* layers;  // [n_layers]
+  const float* inv_freq;         // [rotary_dim / 2]
+  cf_dtype weight_dtype;         // of all matrices
+  const char* const* addresses;  // of each layer's weights, then of the embedding and the head, packed [V, H], and of the final norm
   LayerOffsets offsets;
-  const char *embedding, *head;  // packed [V, H]
-  const float* final_norm;       // as norm_offset says
+  int32_t share_counts[kNormShares];  // numbers of a row of the residual stream in each share that is summed by itself
   DecodeWords words;
-  DecodeState* state;  // of the session that launches
+  DecodeState* state;  // of the words
+
+  // What of a step this launch takes: all of it, or a layer, or a phase. Between two launches of one step nothing changes but words.
+  int32_t first_layer, end_layer;  // n_layers stands for the head
+  uint32_t takes;                  // kTakes...
+  int32_t begins, casts, ends;     // 1: it has the embedding; its CTAs vote on the token; votes are counted, and the step ends
+  int32_t voters;                  // CTAs whose votes are counted
+
   int32_t n_rows;
-  int32_t n_steps;                // at most kStepsOfLaunch; 1 for several rows
+  int32_t n_steps;  // at most kStepsOfLaunch; 1 for several rows and for part of a step
+  // Steps of a sequence that the device goes on with by itself; then n_rows is 1, and position and token of the row are not used. NULL:
+  // rows as the host gives them.
+  DecodeSequence* sequence;
+  SequenceLog* log;
+  int32_t* log_tokens;     // [capacity + 1]
+  float* adjusted_logits;  // [V]
+  int32_t token;           // to be fed first, instead of the sequence's; -1: none
+  int32_t end_position;    // positions that there are pages for
+  int32_t new_call;        // 1: a stop token of an earlier call does not count
+
   int32_t max_parts;              // that `words.partials` has room for
   int32_t ring, window, trickle;  // chunks: in the ring, in flight while streaming, in flight while meeting
   int32_t activation_bytes;       // a multiple of 128
@@ -283,7 +343,8 @@ struct DecodeShared {
   PartItem items[kItems], current, last;  // last: of those that were computed
   int32_t same_query;                     // 1: `current` has that of `last`
   volatile int32_t announced, done;       // items, ever: known; computed
-  const char* layers[kMaxDecodeLayers];
+  DecodeSequence sequence;
+  const char *layers[kMaxDecodeLayers], *embedding, *head, *final_norm;
   JobShape jobs[kJobKinds];
   Run runs[(kMaxDecodeLayers + 1) * kJobKinds];                            // of each job of each layer, and of the head
   float sums[kProductWarps][kProducts];                                    // parts of the sum of each product thread's row
@@ -295,9 +356,21 @@ struct DecodeShared {
   float max[2][kGatherWarps], denominator[2][kGatherWarps];
   Candidate candidates[kProducts];
   int32_t token[kMaxStepRows];
-  int32_t step, epoch, finite, go;
+  int32_t step, epoch, finite, go;         // step: of this launch
+  int32_t progressed;                      // 1: the last step succeeded
+  int32_t steps_asked;                     // more than n_steps where there is no room for all
+  cf_status status;                        // of the sequence
+  float most[kMaxStepRows];                // the best logit
+  uint64_t totals[2 * kBuckets];           // of a round
+  int32_t recent[kStepsOfLaunch + 1];      // tokens that the sequence was fed in this launch
+  uint32_t least;                          // key of the least likely token that may be drawn
+  int32_t ties_allowed;                    // tokens of this CTA with that key that may
+  uint64_t mass;                           // of the tokens beyond it
+  double enough;                           // of a search
+  int32_t found;                           // 1: there is a limit
+  int32_t draws;                           // 1: the token is not simply the likeliest
   int32_t down_begin[kMaxDownSlices + 1];  // tiles before each slice of MLP-down
-  int32_t samples, logits;                 // 1: some row's are wanted
+  int32_t has_head;                        // 1: logits are wanted
   int32_t group, complete;                 // heads of a key head; complete parts of attention, over all sequences and key heads
   uint16_t turned[kMaxDecodeLayers];       // this CTA among all in a layer's attention
   volatile int32_t meeting, failed;

@@ -14,21 +14,20 @@
 #include "contract.h"
 #include "decode_attention.cuh"
 #include "decode_job.cuh"
+#include "decode_sample.cuh"
 
 namespace cf::gpu {
 
-// The layers of a step, and one for the head if it ends with logits.
-__device__ inline int layers_of(int step) {
-  const DecodeShared& s = shared();
-  return s.params.n_layers + (s.samples || (s.logits && step == s.params.n_steps - 1));
-}
-
-// The jobs of a layer in the order in which they are streamed and used; attention stands for itself.
-constexpr int kLayerItems = 5;
-__device__ inline JobKind item(int i) {
-  if (shared().params.parallel_residual) return i == 0 ? kJobQkv : i == 1 ? kJobUp : i == 2 ? kJobAttention : i == 3 ? kJobDown : kJobO;
+// The jobs of a layer in the order in which they are streamed and used; attention stands for itself. Layer n_layers is the head.
+__device__ inline int items_of(int layer) { return layer < shared().params.n_layers ? 5 : 1; }
+__device__ inline JobKind item(int layer, int i) {
+  const DecodeParams& p = shared().params;
+  if (layer == p.n_layers) return kJobHead;
+  if (p.parallel_residual) return i == 0 ? kJobQkv : i == 1 ? kJobUp : i == 2 ? kJobAttention : i == 3 ? kJobDown : kJobO;
   return i == 0 ? kJobQkv : i == 1 ? kJobAttention : i == 2 ? kJobO : i == 3 ? kJobUp : kJobDown;
 }
+static_assert(kTakesQkv == 1 << kJobQkv && kTakesAttention == 1 << kJobAttention && kTakesHead == 1 << kJobHead);
+__device__ inline bool takes(JobKind kind) { return shared().params.takes >> kind & 1; }  // this launch
 
 // ---- The streaming thread
 
@@ -36,15 +35,14 @@ __device__ inline void stream() {
   const DecodeParams& p = shared().params;
   RingWriter ring;
 #pragma unroll 1
-  for (int step = 0; step < p.n_steps; step++) {
+  for (int step = 0; step < p.n_steps; step++)
 #pragma unroll 1
-    for (int layer = 0; layer < layers_of(step); layer++)
+    for (int layer = p.first_layer; layer < p.end_layer; layer++)
 #pragma unroll 1
-      for (int i = 0; i < (layer < p.n_layers ? kLayerItems : 1); i++) {
-        const JobKind kind = layer < p.n_layers ? item(i) : kJobHead;
-        if (kind != kJobAttention && !load_job(ring, kind, layer)) return ring.drain();
+      for (int i = 0; i < items_of(layer); i++) {
+        const JobKind kind = item(layer, i);
+        if (kind != kJobAttention && takes(kind) && !load_job(ring, kind, layer)) return ring.drain();
       }
-  }
 }
 
 // ---- The gathering warps
@@ -86,33 +84,70 @@ __device__ __forceinline__ void attend(int layer, uint32_t epoch) {
   }
 }
 
+// Epochs of a step: its embeddings', those of its layers, the head's, the votes', those of the rounds in which a token is drawn.
+__device__ inline uint32_t epoch_of_layer(int layer) { return static_cast<uint32_t>(shared().epoch + 2 + layer); }
+__device__ inline uint32_t epoch_of_votes() { return epoch_of_layer(shared().params.n_layers + 1); }
+
+// The thread that tells the host; nobody waits for it.
+__device__ inline bool tells() { return shared().params.sequence && blockIdx.x == 0 && gather_thread() == kGathers - kWarpLanes; }
+
+// The fed and the sampled token of a step that has succeeded.
+__device__ inline void tell_tokens(int fed) {
+  const DecodeShared& s = shared();
+  const DecodeParams& p = s.params;
+  const int position = s.sequence.position;  // after the step
+  volatile int32_t* const tokens = p.log_tokens;
+  tokens[position - 1] = fed, tokens[position] = s.token[0];
+  __threadfence_system();
+  *reinterpret_cast<volatile int64_t*>(&p.log->known) = position + 1;
+}
+
+// After the last step of a launch.
+__device__ inline void tell_end(int n_steps, cf_status status) {
+  const DecodeShared& s = shared();
+  volatile SequenceLog* const to = s.params.log;
+  to->n_steps = to->n_steps + n_steps;
+  to->position = s.sequence.position;
+  to->status = status;
+  to->stopped = s.sequence.stopped;
+  __threadfence_system();
+  to->launches = to->launches + 1;
+}
+
+template <int D, class Weight>
+__device__ __noinline__ inline void attend_or_combine(int layer) {
+  const uint32_t takes = shared().params.takes;
+  if (takes & kTakesAttention) attend<D, Weight>(layer, epoch_of_layer(layer));
+  else if (takes & kTakesCombine) DecodeAttention<D>::template combine<Weight>(layer, epoch_of_layer(layer));
+}
+
 template <int D, class Weight, int kRows>
 __device__ void gather() {
   DecodeShared& s = shared();
   const DecodeParams& p = s.params;
-  uint32_t epoch = static_cast<uint32_t>(s.epoch);
 #pragma unroll 1
-  for (int step = 0; step < p.n_steps && s.go; step++) {
-    publish_embeddings<Weight>(++epoch);
+  while (s.go) {
+    if (p.begins) publish_embeddings<Weight>(epoch_of_layer(-1));
     DecodeAttention<D>::set_angles();
     gathers_sync();
 #pragma unroll 1
-    for (int layer = 0; layer < layers_of(step); layer++) {
-      epoch++;
-#pragma unroll 1
-      for (int i = 0; i < (layer < p.n_layers ? kLayerItems : 1); i++) {
-        JobKind kind = layer < p.n_layers ? item(i) : kJobHead;
-        // With a parallel residual MLP-down's activations come at the same time as the queries, and are not to wait for attention.
-        if (p.parallel_residual && (kind == kJobAttention || kind == kJobDown)) kind = kind == kJobDown ? kJobAttention : kJobDown;
-        if (kind == kJobAttention) attend<D, Weight>(layer, epoch);
-        else gather_job<D, Weight, kRows>(kind, layer, epoch);
-      }
+    for (int at = 8 * p.first_layer; at < 8 * p.end_layer; at++) {  // layer and item in one register: there is none to spare
+      const int layer = at / 8;
+      if (at % 8 >= items_of(layer)) continue;
+      JobKind kind = item(layer, at % 8);
+      // With a parallel residual MLP-down's activations come at the same time as the queries, and are not to wait for attention.
+      if (p.parallel_residual && kind == kJobAttention) kind = kJobDown;
+      else if (p.parallel_residual && kind == kJobDown) kind = kJobAttention;
+      if (kind == kJobAttention) attend_or_combine<D, Weight>(layer);
+      else if (takes(kind)) gather_job<D, Weight, kRows>(kind, layer, epoch_of_layer(layer));
     }
-    epoch++;  // of the vote
+    if (!p.ends) break;
     roles_sync();
-    roles_sync();  // s.step and s.go are those of the next step
+    roles_sync();  // what end_step left is that of the next step
+    if (tells() && s.progressed) tell_tokens(s.recent[s.step - 1]);
   }
   wait_free();  // the product warps' last arrival
+  if (p.ends && tells()) tell_end(s.step, s.status);
 }
 
 // ---- The product warps
@@ -126,27 +161,37 @@ __device__ inline Candidate best_of_lanes(Candidate best) {
   return best;
 }
 
-// Votes of all CTAs on each row's token: into s.token and s.finite. A warp counts a row's. s.go: whether the launch goes on.
+// This CTA's votes on each row's token. A warp has a row.
 template <int kRows>
-__device__ void vote(int flip, uint32_t epoch) {
+__device__ void cast_votes() {
+  const DecodeShared& s = shared();
+  const DecodeParams& p = s.params;
+  const uint32_t epoch = epoch_of_votes();
+  const int row = static_cast<int>(threadIdx.x) / kWarpLanes, lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+  products_sync();
+  if (row >= p.n_rows) return;
+  Candidate best = Candidate::none();
+#pragma unroll 1
+  for (int i = lane; i < kProducts / kRows; i += kWarpLanes) {
+    const Candidate of = s.candidates[(i / kTileRows * kRows + row) * kTileRows + i % kTileRows];
+    best.take(of.value, of.token, of.finite);
+  }
+  best = best_of_lanes(best);
+  if (lane == 0)
+    ptx::store_word(p.words.votes + ((s.step & 1) * p.voters + static_cast<int>(blockIdx.x)) * p.n_rows + row, __float_as_uint(best.value),
+                    static_cast<uint32_t>(best.token), static_cast<uint32_t>(best.finite), epoch);
+}
+
+// The votes of all CTAs: into s.token, s.most and s.finite.
+__device__ inline void count_votes(uint32_t epoch) {
   DecodeShared& s = shared();
   const DecodeParams& p = s.params;
-  const int row = static_cast<int>(threadIdx.x) / kWarpLanes, lane = static_cast<int>(threadIdx.x) % kWarpLanes, ctas = static_cast<int>(gridDim.x);
+  const int row = static_cast<int>(threadIdx.x) / kWarpLanes, lane = static_cast<int>(threadIdx.x) % kWarpLanes, ctas = p.voters;
   if (threadIdx.x == 0) s.finite = 1;
   products_sync();
   if (row < p.n_rows) {
+    const uint4* const votes = p.words.votes + (s.step & 1) * ctas * p.n_rows + row;
     Candidate best = Candidate::none();
-#pragma unroll 1
-    for (int i = lane; i < kProducts / kRows; i += kWarpLanes) {
-      const Candidate of = s.candidates[(i / kTileRows * kRows + row) * kTileRows + i % kTileRows];
-      best.take(of.value, of.token, of.finite);
-    }
-    best = best_of_lanes(best);
-    uint4* const votes = p.words.votes + flip * ctas * p.n_rows + row;
-    if (lane == 0)
-      ptx::store_word(votes + blockIdx.x * p.n_rows, __float_as_uint(best.value), static_cast<uint32_t>(best.token),
-                      static_cast<uint32_t>(best.finite), epoch);
-    best = Candidate::none();
     constexpr int kAtOnce = 5;
 #pragma unroll 1
     for (int cta = lane; cta < ctas; cta += kAtOnce * kWarpLanes) {
@@ -158,52 +203,148 @@ __device__ void vote(int flip, uint32_t epoch) {
         if (cta + j * kWarpLanes < ctas) best.take(__uint_as_float(word[j].x), static_cast<int>(word[j].y), static_cast<int>(word[j].z));
     }
     best = best_of_lanes(best);
-    if (lane == 0 && best.token >= 0) s.token[row] = best.token;
+    if (lane == 0 && best.token >= 0) s.token[row] = best.token, s.most[row] = best.value;
     if (lane == 0 && !best.finite) s.finite = 0;
   }
-  if (threadIdx.x == 0) s.go = !s.failed, s.meeting = 0;
   products_sync();
+}
+
+// The end of a step: its token, and whether the launch goes on.
+__device__ __noinline__ inline void end_step() {
+  DecodeShared& s = shared();
+  const DecodeParams& p = s.params;
+  uint32_t epoch = epoch_of_votes();
+  count_votes(epoch);
+  cf_status status = s.failed ? CF_ERROR_DEVICE_LOST : CF_OK;
+  if (p.sequence && status == CF_OK) {
+    if (!s.finite) status = CF_ERROR_NONFINITE_LOGITS;
+    else if (s.most[0] == -INFINITY) status = CF_ERROR_NO_TOKEN_ALLOWED;
+    else if (s.draws) epoch = draw_token(p.rows[0].position + s.step + 1, epoch);
+  }
+  if (s.failed) status = CF_ERROR_DEVICE_LOST;  // in the rounds
+  roles_sync();
+  if (threadIdx.x == 0) {
+    s.progressed = status == CF_OK;
+    s.step += s.progressed;
+    if (p.sequence && s.progressed) {
+      s.sequence.stopped = s.sequence.sampler.stops && has_bit(stop_tokens(), s.token[0]);
+      s.sequence.position++, s.sequence.token = s.recent[s.step] = s.token[0];
+      if (!s.sequence.stopped && s.step == p.n_steps && p.n_steps < s.steps_asked) status = CF_ERROR_CACHE_FULL;
+    }
+    s.epoch = static_cast<int32_t>(epoch), s.meeting = 0;
+    s.status = status;
+    s.go = status == CF_OK && !s.sequence.stopped && s.step < p.n_steps;
+  }
+  roles_sync();
+}
+
+// After the last step of a launch: what the next ones go on from. One thread of the grid.
+__device__ inline void leave_state() {
+  const DecodeShared& s = shared();
+  const DecodeParams& p = s.params;
+  p.state->epoch = static_cast<uint32_t>(s.epoch);
+  if (!p.sequence) return;
+  p.sequence->position = s.sequence.position, p.sequence->token = s.sequence.token;
+  p.sequence->status = s.status, p.sequence->stopped = s.sequence.stopped;
+  if (s.sequence.sampler.repetition_penalty != 1.0f)
+    for (int i = 0; i < s.step; i++) seen_tokens()[s.recent[i] / 32] |= 1u << (s.recent[i] & 31);
 }
 
 template <int D, class Weight, int kRows>
 __device__ void multiply() {
   DecodeShared& s = shared();
   const DecodeParams& p = s.params;
-  uint32_t epoch = static_cast<uint32_t>(s.epoch);
   RingReader ring;
-  cf_status status = CF_OK;
-  int step = 0;
   activations_free();
 #pragma unroll 1
-  for (; step < p.n_steps && s.go; step++) {
+  while (s.go) {
     s.candidates[threadIdx.x] = Candidate::none();
-    epoch++;  // of the embeddings
 #pragma unroll 1
-    for (int layer = 0; layer < layers_of(step); layer++) {
-      epoch++;
+    for (int layer = p.first_layer; layer < p.end_layer; layer++)
 #pragma unroll 1
-      for (int i = 0; i < (layer < p.n_layers ? kLayerItems : 1); i++) {
-        const JobKind kind = layer < p.n_layers ? item(i) : kJobHead;
-        if (kind != kJobAttention) ring = run_job<D, Weight, kRows>(ring, kind, layer, epoch);
+      for (int i = 0; i < items_of(layer); i++) {
+        const JobKind kind = item(layer, i);
+        if (kind != kJobAttention && takes(kind)) ring = run_job<D, Weight, kRows>(ring, kind, layer, epoch_of_layer(layer));
       }
-    }
-    vote<kRows>(step & 1, ++epoch);
-    roles_sync();
-    if (!s.go) status = CF_ERROR_DEVICE_LOST;
-    else if (!s.finite && p.n_rows == 1) status = CF_ERROR_NONFINITE_LOGITS;
-    if (blockIdx.x == 0 && threadIdx.x < p.n_rows && status == CF_OK)
-      p.state->sampled[step * p.n_rows + static_cast<int>(threadIdx.x)] = s.token[threadIdx.x];
-    products_sync();
-    if (threadIdx.x == 0) s.step = step + 1, s.go = status == CF_OK;
-    roles_sync();
-    if (status != CF_OK) break;
+    if (p.casts) cast_votes<kRows>();
+    if (!p.ends) return;
+    end_step();
   }
-  if (threadIdx.x == 0 && status != CF_OK) s.failed = 1;  // the streaming thread may be ahead
-  if (blockIdx.x == 0 && threadIdx.x == 0) {
-    p.state->status = status;
-    p.state->epoch = epoch;
-    p.state->n_steps = step;
+  if (threadIdx.x != 0) return;
+  if (s.step < p.n_steps) s.failed = 1;  // the threads that load are ahead
+  if (blockIdx.x == 0) leave_state();
+}
+
+// ---- The launch
+
+// The row of a launch that goes on from what the device knows of the sequence. False: there is nothing to do, for the reason in s.status.
+__device__ inline bool take_sequence() {
+  DecodeShared& s = shared();
+  DecodeParams& p = s.params;
+  s.sequence = *p.sequence;
+  const DecodeSampler& sampler = s.sequence.sampler;
+  s.draws = sampler.temperature != 0 || sampler.repetition_penalty != 1.0f || sampler.biased || sampler.masked;
+  if (s.status == CF_OK) s.status = s.sequence.status;
+  if (s.status != CF_OK || (s.sequence.stopped && !p.new_call)) return false;
+  s.sequence.stopped = 0;
+  p.rows[0].position = s.sequence.position;
+  p.rows[0].token = s.recent[0] = p.token >= 0 ? p.token : s.sequence.token;
+  p.n_steps = min(p.n_steps, p.end_position - s.sequence.position);
+  if (p.n_steps > 0) return true;
+  s.status = CF_ERROR_CACHE_FULL;
+  if (p.ends && blockIdx.x == 0) p.sequence->status = s.status;
+  return false;
+}
+
+// Pages of the sequence that begins with `row`, whose number `last` receives.
+__device__ inline int pages_of(int row, int& last) {
+  const DecodeParams& p = shared().params;
+  for (last = row; last + 1 < p.n_rows && p.rows[last + 1].first == row;) last++;
+  return ((p.rows[last].position + p.n_steps - 1) >> p.rows[row].page_shift) + 1;
+}
+
+// What one thread sets up. False: there is nothing to do.
+template <int D>
+__device__ bool set_up() {
+  DecodeShared& s = shared();
+  const DecodeParams& p = s.params;
+  for (int i = 0; i < p.ring; i++) ptx::barrier_init(&s.full[i], 1), ptx::barrier_init(&s.empty[i], kChunkReaders);
+  for (int i = 0; i < kKvBuffers; i++) ptx::barrier_init(&s.kv_full[i], 1);
+  ptx::fence_barrier_init();
+  s.epoch = static_cast<int32_t>(p.state->epoch);
+  s.step = s.draws = 0;
+  s.meeting = 0, s.failed = 0, s.announced = 0, s.done = 0;
+  s.last = {-1, 0, 0, 0, 0, 1};
+  s.steps_asked = p.n_steps;
+  s.status = p.state->failed ? CF_ERROR_DEVICE_LOST : CF_OK;
+  if (!p.sequence) {
+    s.sequence.stopped = 0;
+    if (s.status != CF_OK) return false;
+  } else if (!take_sequence()) {
+    if (p.ends && blockIdx.x == 0) tell_end(0, s.status);
+    return false;
   }
+  int table = 0;
+  for (int row = 0, last; row < p.n_rows; row = last + 1) {
+    const int pages = pages_of(row, last);
+    s.parts[row] = p.rows[row].position / kPartTokens;
+    s.table_at[row] = table + pages <= kPageTableShared ? table : -1;
+    if (table + pages <= kPageTableShared) table += pages;
+  }
+#pragma unroll 1
+  for (int share = 0; share < kNormShares; share++) {
+    s.counts[share] = static_cast<float>(p.share_counts[share]);
+    s.inverse_counts[share] = 1.0f / static_cast<float>(max(p.share_counts[share], 1));
+  }
+  s.inverse_hidden = 1.0f / static_cast<float>(p.hidden_size);
+  for (int i = 0; i < p.n_rows; i++) s.token[i] = p.rows[i].token;
+#pragma unroll 1
+  for (int kind = 0; kind < kJobKinds; kind++) s.jobs[kind] = shape_of(D, static_cast<JobKind>(kind));
+  for (int slice = 0; slice <= p.down_slices; slice++) s.down_begin[slice] = slice * s.jobs[kJobDown].tiles / p.down_slices;
+  s.embedding = p.addresses[p.n_layers], s.head = p.addresses[p.n_layers + 1], s.final_norm = p.addresses[p.n_layers + 2];
+  s.group = p.n_heads / p.n_kv_heads;
+  s.complete = DecodeAttention<D>::complete_parts();
+  return true;
 }
 
 template <int D, class Weight, int kRows>
@@ -215,56 +356,16 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) decode(const __grid_constan
     reinterpret_cast<uint32_t*>(&s.params)[i] = reinterpret_cast<const uint32_t*>(&params)[i];
   __syncthreads();
   const DecodeParams& p = s.params;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < p.ring; i++) ptx::barrier_init(&s.full[i], 1), ptx::barrier_init(&s.empty[i], kChunkReaders);
-    ptx::fence_barrier_init();
-    s.epoch = static_cast<int32_t>(p.state->epoch);
-    s.step = 0;
-    s.meeting = 0;
-    s.failed = 0;
-    for (int i = 0; i < kKvBuffers; i++) ptx::barrier_init(&s.kv_full[i], 1);
-    s.announced = 0;
-    s.last = {-1, 0, 0, 0, 0, 1};
-    s.done = 0;
-    ptx::fence_barrier_init();
-    s.go = p.state->status == CF_OK && !p.state->failed;
-    int table = 0;
-    for (int row = 0; row < p.n_rows; row++) {
-      if (p.rows[row].first != row) continue;
-      int last = row;
-      while (last + 1 < p.n_rows && p.rows[last + 1].first == row) last++;
-      const int pages = ((p.rows[last].position + p.n_steps - 1) >> p.rows[row].page_shift) + 1;
-      s.parts[row] = p.rows[row].position / kPartTokens;
-      s.table_at[row] = table + pages <= kPageTableShared ? table : -1;
-      if (table + pages <= kPageTableShared) table += pages;
-    }
-    for (int share = 0; share < kNormShares; share++) {
-      int numbers = 0;
-      for (int word = 0; word < hidden_words(); word++)
-        if (word / kLaneWords % kGatherWarps + word / (kGo * kGatherWords) * kGatherWarps == share) numbers += has_three(word) ? 3 : 1;
-      s.counts[share] = static_cast<float>(numbers), s.inverse_counts[share] = 1.0f / static_cast<float>(max(numbers, 1));
-    }
-    s.inverse_hidden = 1.0f / static_cast<float>(p.hidden_size);
-    for (int i = 0; i < p.n_rows; i++) s.token[i] = p.rows[i].token;
-#pragma unroll 1
-    for (int kind = 0; kind < kJobKinds; kind++) s.jobs[kind] = shape_of(D, static_cast<JobKind>(kind));
-    for (int slice = 0; slice <= p.down_slices; slice++) s.down_begin[slice] = slice * s.jobs[kJobDown].tiles / p.down_slices;
-    s.samples = s.logits = 0;
-    for (int i = 0; i < p.n_rows; i++) s.samples |= p.rows[i].sample, s.logits |= p.rows[i].logits != nullptr;
-    s.group = p.n_heads / p.n_kv_heads;
-    s.complete = DecodeAttention<D>::complete_parts();
-  }
+  if (threadIdx.x == 0) s.go = set_up<D>();
   for (int i = threadIdx.x; i < p.n_layers; i += kDecodeThreads) {
-    s.layers[i] = p.layers[i];
+    s.layers[i] = p.addresses[i];
     s.turned[i] = static_cast<uint16_t>(turned_cta(i, kJobAttention));
   }
   __syncthreads();
   if (!s.go) return;
-  for (int row = 0; row < p.n_rows; row++) {
-    if (p.rows[row].first != row || s.table_at[row] < 0) continue;
-    int last = row;
-    while (last + 1 < p.n_rows && p.rows[last + 1].first == row) last++;
-    const int pages = ((p.rows[last].position + p.n_steps - 1) >> p.rows[row].page_shift) + 1;
+  for (int row = 0, last; row < p.n_rows; row = last + 1) {
+    const int pages = pages_of(row, last);
+    if (s.table_at[row] < 0) continue;
     for (int i = threadIdx.x; i < pages; i += kDecodeThreads) s.page_table[s.table_at[row] + i] = p.rows[row].page_table[i];
   }
   for (int i = threadIdx.x; i < (p.n_layers + 1) * kJobKinds; i += kDecodeThreads)
@@ -273,7 +374,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) decode(const __grid_constan
   if (threadIdx.x < kProducts) multiply<D, Weight, kRows>();
   else if (threadIdx.x < kProducts + kGathers) gather<D, Weight, kRows>();
   else if (threadIdx.x == kProducts + kGathers) stream();
-  else if (threadIdx.x == kProducts + kGathers + kWarpLanes) DecodeAttention<D>::load_all();
+  else if (threadIdx.x == kProducts + kGathers + kWarpLanes && p.takes & kTakesAttention) DecodeAttention<D>::load_all();
 #endif
 }
 

@@ -147,7 +147,7 @@ struct DecodeAttention {
     for (int step = 0; step < p.n_steps && going; step++) {
       const int first_of_step = asked;
 #pragma unroll 1
-      for (int layer = 0; layer < p.n_layers && going; layer++)
+      for (int layer = p.first_layer; layer < min(p.end_layer, p.n_layers) && going; layer++)
         going = each_part(step, layer, [&](const PartItem& item) { return load(item, first_of_step); });
     }
     if (going) announce({-1, 0, 0, 0, 0, 0});
@@ -363,6 +363,13 @@ struct DecodeAttention {
     if (has_value(i)) publish_strip(head + value_at(i) / kTileRows * kWordsPerStrip, value, epoch, value_at(i) < D);
   }
 
+  static __device__ void publish_partial(int row, int head, int part, const Partial& partial, uint32_t epoch) {
+    uint4* const to = partial_at(row, head, part);
+    if (gather_thread() == 0) ptx::store_word(to, __float_as_uint(partial.max), __float_as_uint(partial.denominator), 0, epoch);
+#pragma unroll
+    for (int i = 0; i < kValues; i++) publish_values(to + 1, i, __float_as_uint(partial.value[i]), epoch);
+  }
+
   static __device__ uint4* partial_at(int row, int head, int part) {
     const DecodeParams& p = shared().params;
     return p.words.partials + (static_cast<int64_t>(row * p.n_heads + head) * p.max_parts + part) * partial_words(D);
@@ -381,16 +388,13 @@ struct DecodeAttention {
       for (int h = 0; h < group; h++, flip ^= 1) {
         attend_part<Kv>(buffer_number, h, kPartTokens, flip);
         gathers_sync();
-        const Partial partial = add_warps(flip);
-        uint4* const to = partial_at(row, task.kv_head * group + h, task.part);
-        if (gather_thread() == 0) ptx::store_word(to, __float_as_uint(partial.max), __float_as_uint(partial.denominator), 0, epoch);
-#pragma unroll
-        for (int i = 0; i < kValues; i++) publish_values(to + 1, i, __float_as_uint(partial.value[i]), epoch);
+        publish_partial(row, task.kv_head * group + h, task.part, add_warps(flip), epoch);
       }
     }
   }
 
-  // A part behind the complete ones for a row and the heads of a group, and, after the last one, the sum of all.
+  // A part behind the complete ones for a row and the heads of a group, and, after the last one, the sum of all; or, where that is
+  // another launch's, the part as words.
   template <class Weight, class Kv>
   static __device__ __noinline__ void attend_owned(int buffer_number, const uint4* qkv, int layer, Task task, uint32_t epoch) {
     const DecodeParams& p = shared().params;
@@ -404,6 +408,10 @@ struct DecodeAttention {
       attend_part<Kv>(buffer_number, h, min(position + 1 - part * kPartTokens, kPartTokens), flip);
       gathers_sync();
       const Partial partial = add_warps(flip);
+      if (!(p.takes & kTakesCombine)) {
+        publish_partial(task.row, task.kv_head * group + h, part, partial, epoch);
+        continue;
+      }
       if (last_part == 0) {  // the only one: what add_parts would say
         publish_head(layer, task.row, task.kv_head * group + h, partial, epoch, Weight());
         continue;
@@ -414,11 +422,26 @@ struct DecodeAttention {
       for (int i = 0; i < kValues; i++)
         if (value_at(i) < D) to[4 + value_at(i)] = partial.value[i];
     }
-    if (part < last_part || last_part == 0) return;
+    if (part < last_part || last_part == 0 || !(p.takes & kTakesCombine)) return;
 #pragma unroll 1
     for (int h = 0; h < group; h++) {
       const int head = task.kv_head * group + h;
       publish_head(layer, task.row, head, add_parts(h, task.row, head, complete, last_part, epoch), epoch, Weight());
+    }
+  }
+
+  // The sums of the heads that this CTA owns, from words that an earlier launch left.
+  template <class Weight>
+  static __device__ __noinline__ void combine(int layer, uint32_t epoch) {
+    const DecodeShared& s = shared();
+    const DecodeParams& p = s.params;
+    const int group = s.group;
+#pragma unroll 1
+    for (int number = s.turned[layer]; number < p.n_rows * p.n_kv_heads; number += static_cast<int>(gridDim.x)) {
+      const int row = number / p.n_kv_heads, first_head = (number - row * p.n_kv_heads) * group, last_part = position_of(row) / kPartTokens;
+#pragma unroll 1
+      for (int head = first_head; head < first_head + group; head++)
+        publish_head(layer, row, head, add_parts(0, row, head, last_part + 1, last_part, epoch), epoch, Weight());
     }
   }
 

@@ -227,7 +227,8 @@ __device__ __noinline__ void fetch(const uint4* words, int row_words, int n, uin
 
 // The activations of a job's slice that begins with `unit`.
 template <int D, class Weight, int kRows>
-__device__ void gather_slice(const Job& job, JobKind kind, int layer, int unit, uint32_t epoch) {
+__device__ __noinline__ void gather_slice(JobKind kind, int layer, int unit, uint32_t epoch) {
+  const Job job(kind, layer);
   const DecodeShared& s = shared();
   const DecodeParams& p = s.params;
   if (kind == kJobO) {
@@ -239,8 +240,7 @@ __device__ void gather_slice(const Job& job, JobKind kind, int layer, int unit, 
   } else {
     const bool middle = kind == kJobUp && !p.parallel_residual;
     const uint4* const stream = words_at(middle ? p.words.middle : p.words.hidden, hidden_words(), layer, 0);
-    const char* const vectors = kind == kJobHead ? reinterpret_cast<const char*>(p.final_norm)
-                                                 : s.layers[layer] + (kind == kJobUp ? p.offsets.mlp_norm : p.offsets.attention_norm);
+    const char* const vectors = kind == kJobHead ? s.final_norm : s.layers[layer] + (kind == kJobUp ? p.offsets.mlp_norm : p.offsets.attention_norm);
     const uint32_t stream_epoch = middle ? epoch : epoch - 1;
     constexpr bool kRegisters = kRows == 1 && D > 32 && D < 256;  // elsewhere too few are left
     if (kRegisters && norm_shares() == kGatherWarps) normalise_short_row<Weight>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
@@ -272,7 +272,7 @@ template <int D, class Weight, int kRows>
 __device__ __forceinline__ void gather_job(JobKind kind, int layer, uint32_t epoch) {
   const Job job(kind, layer);
 #pragma unroll 1
-  for (int unit = job.run.first; unit < job.run.end; unit = job.slice_end(unit)) gather_slice<D, Weight, kRows>(job, kind, layer, unit, epoch);
+  for (int unit = job.run.first; unit < job.run.end; unit = job.slice_end(unit)) gather_slice<D, Weight, kRows>(kind, layer, unit, epoch);
 }
 
 }  // namespace cf::gpu

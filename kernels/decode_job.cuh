@@ -1,6 +1,7 @@
 // The matrix products of a decode step: what each reads, how it is cut over the CTAs, and what the product warps make of its sums.
 #pragma once
 
+#include "decode_logits.cuh"
 #include "decode_product.cuh"
 #include "phase_up.cuh"
 
@@ -50,7 +51,7 @@ struct Job {
 
   __device__ Job(JobKind kind, int layer)
       : shape(shared().jobs[kind]),
-        weights(kind == kJobHead ? shared().params.head : shared().layers[layer] + shape.offset),
+        weights(kind == kJobHead ? shared().head : shared().layers[layer] + shape.offset),
         run(shared().runs[layer * kJobKinds + kind]) {}
   __device__ int slice_begin(int slice) const { return shape.slices == 1 ? slice * shape.tiles : shared().down_begin[slice]; }
   __device__ int slice_of(int unit) const {  // without a division
@@ -158,8 +159,10 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
       if (kind != kJobHead) {
         publish_strip(out + unit * kWordsPerStrip, kind == kJobUp ? split<Weight>(value) : __float_as_uint(value), epoch, mine);
       } else if (mine && row < p.vocab_size) {
-        s.candidates[threadIdx.x].take(value, row, isfinite(value));
+        const bool finite = isfinite(value);
         if (float* const logits = p.rows[launch_row].logits) logits[row] = value;
+        if (s.draws) p.adjusted_logits[row] = value = adjusted_logit(value, row);
+        s.candidates[threadIdx.x].take(value, row, finite);
       }
       products_sync();  // before the sums are overwritten
     }

@@ -27,7 +27,7 @@ __device__ inline int place_in_tile(int column) { return ((column & 7) >> 1) * 1
 template <class Weight>
 __device__ float embedding(int token, int column) {
   const DecodeParams& p = shared().params;
-  return Weight::widen(__ldg(reinterpret_cast<const uint16_t*>(p.embedding) + packed_offset(token, column, p.hidden_size / kTileRows)));
+  return Weight::widen(__ldg(reinterpret_cast<const uint16_t*>(shared().embedding) + packed_offset(token, column, p.hidden_size / kTileRows)));
 }
 
 __device__ inline void multiply_tile(F16, float (&d)[4], uint4 a, uint2 b) { ptx::multiply_f16(d, a, b); }

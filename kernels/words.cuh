@@ -9,7 +9,8 @@
 // written in layer l + 2 is made of that. A step ends with the votes of all CTAs on its token, which each CTA reads (steps that sample
 // nothing vote, too), so the same holds across steps, and no CTA is more than one step ahead of another: two sets of votes. The
 // partial results of attention are shared by all layers: who writes those of the next layer has read queries made of
-// the stream, which follows, over every head, from what their readers published.
+// the stream, which follows, over every head, from what their readers published. Where a step is several launches, the end of each is a
+// stronger order than all that.
 #pragma once
 
 #include "decode_shared.cuh"

@@ -47,7 +47,7 @@ Context* context_of(const cf_context* handle) { return handle ? handle->impl.get
 Context* context_of(const cf_model* handle) { return handle ? handle->impl->context().get() : nullptr; }
 Context* context_of(const cf_kv_pool* handle) { return handle ? handle->model->context().get() : nullptr; }
 Context* context_of(const cf_session* handle) { return handle ? handle->impl->model()->context().get() : nullptr; }
-Context* context_of(const cf_graph*) { return nullptr; }  // not built yet
+Context* context_of(const cf_graph* handle) { return handle ? handle->session->model()->context().get() : nullptr; }
 
 // guarded() for a call on a handle.
 template <class Handle, class Body>
@@ -76,14 +76,6 @@ cf_status destroy(Handle* handle) {
 template <class Struct>
 cf_status init(Struct* out, size_t struct_size, const char* name) {
   return guarded(nullptr, [&] { init_struct(out, struct_size, name); });
-}
-
-template <class Handle>
-cf_status unsupported(Handle* handle, const char* name, const char* what) {
-  return guarded(context_of(handle), [&] {
-    check_pointer(handle, name);
-    fail(CF_ERROR_UNSUPPORTED, what, " is not built yet");
-  });
 }
 
 void check_directory(const char* directory) {
@@ -561,15 +553,31 @@ cf_status cf_session_restore_file(cf_model* model, const cf_session_options* opt
 
 // ---- Graphs
 
-cf_status cf_graph_capture(cf_session* session, const cf_graph_options*, cf_graph**) {
-  Context* context = context_of(session);
-  if (context && context->device_kind() == CF_DEVICE_CPU)
-    return guarded(context, [] { fail(CF_ERROR_UNSUPPORTED, "cf_graph_capture needs a CUDA device: the CPU backend has no graphs"); });
-  return unsupported(session, "session", "cf_graph_capture");
+cf_status cf_graph_capture(cf_session* session, const cf_graph_options* options, cf_graph** graph) {
+  return guarded(context_of(session), [&] {
+    check_pointer(session, "session");
+    check_pointer(graph, "graph");
+    auto made = std::make_unique<cf_graph>();
+    made->session = session->impl;
+    made->impl = session->impl->capture(take_struct(options, "options"));
+    *graph = made.release();
+  });
 }
-cf_status cf_graph_launch(cf_graph* graph) { return unsupported(graph, "graph", "cf_graph_launch"); }
-cf_status cf_graph_query(const cf_graph* graph, cf_graph_info*) { return unsupported(graph, "graph", "cf_graph_query"); }
-cf_status cf_graph_destroy(cf_graph* graph) { return graph ? unsupported(graph, "graph", "cf_graph_destroy") : cf_status{CF_OK}; }
+cf_status cf_graph_launch(cf_graph* graph) {
+  return on(graph, "graph", [&](Graph& g) { graph->session->launch(g); });
+}
+cf_status cf_graph_query(const cf_graph* graph, cf_graph_info* info) {
+  return on(graph, "graph", [&](const Graph& g) {
+    check_pointer(info, "info");
+    cf_graph_info value{};
+    g.query(value);
+    give_struct(value, info, "info");
+  });
+}
+cf_status cf_graph_destroy(cf_graph* graph) {
+  delete graph;
+  return CF_OK;
+}
 
 // ---- Blocks
 

@@ -20,10 +20,10 @@ struct Progress {
   void* user;
   const cf_cancellation* cancellation;
 
-  // False: stop.
+  // False: stop. Once all is done only the callback can still say so: a flag that was raised too late changes nothing.
   bool operator()(uint64_t done, uint64_t total) const {
     if (report && report(user, done, total) != 0) return false;
-    return !is_cancelled(cancellation);
+    return done == total || !is_cancelled(cancellation);
   }
 };
 

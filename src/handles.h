@@ -20,5 +20,9 @@ struct cf_kv_pool {
   std::shared_ptr<cf::Model> model;
 };
 struct cf_session {
-  std::unique_ptr<cf::Session> impl;
+  std::shared_ptr<cf::Session> impl;
+};
+struct cf_graph {
+  std::shared_ptr<cf::Session> session;
+  std::unique_ptr<cf::Graph> impl;
 };

@@ -5,27 +5,35 @@
 
 namespace cf {
 
-HostSession::HostSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from)
-    : Session(std::move(model), options, from), tokens_(size_t(capacity_) + 1) {}
+HostSession::HostSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from, TokenLog log)
+    : Session(std::move(model), options, from),
+      own_tokens_(log.tokens ? 0 : size_t(capacity_) + 1),
+      log_(log.tokens ? log : TokenLog{&own_known_, own_tokens_.data()}) {}
 
-void HostSession::put_token(int64_t position, int32_t token) { std::atomic_ref(tokens_[size_t(position)]).store(token, std::memory_order_relaxed); }
+void HostSession::put_token(int64_t position, int32_t token) { std::atomic_ref(log_.tokens[position]).store(token, std::memory_order_relaxed); }
 
 size_t HostSession::tokens(int64_t from, int32_t* out, size_t capacity) const {
-  const int64_t known = known_.load(std::memory_order_acquire);
+  const int64_t known = std::atomic_ref(*log_.known).load(std::memory_order_acquire);
   if (from >= known) return 0;
   const size_t count = std::min(capacity, size_t(known - from));
-  auto& tokens = const_cast<std::vector<int32_t>&>(tokens_);  // atomic_ref of const comes with C++26
-  for (size_t i = 0; i < count; i++) out[i] = std::atomic_ref(tokens[size_t(from) + i]).load(std::memory_order_relaxed);
+  for (size_t i = 0; i < count; i++) out[i] = std::atomic_ref(log_.tokens[from + int64_t(i)]).load(std::memory_order_relaxed);
   return count;
 }
 
-SessionState HostSession::state() const { return {position_, pending_, {tokens_.begin(), tokens_.begin() + position_ + pending_}}; }
+SessionState HostSession::state() const { return {position_, pending_, {log_.tokens, log_.tokens + position_ + pending_}}; }
 
 void HostSession::set_state(const SessionState& state) {
   for (size_t i = 0; i < state.tokens.size(); i++) put_token(int64_t(i), state.tokens[i]);
   position_ = state.position;
   pending_ = state.pending;
-  known_.store(position_ + pending_, std::memory_order_release);
+  std::atomic_ref(*log_.known).store(position_ + pending_, std::memory_order_release);
+  position_changed();
+}
+
+void HostSession::follow(int64_t position, int64_t n_steps) {
+  n_steps_ += n_steps;
+  position_ = position;
+  pending_ = pending_ || n_steps > 0;
 }
 
 void HostSession::set_status(cf_status status, std::string sentence) {
@@ -39,7 +47,8 @@ void HostSession::advance(int64_t position, int32_t pending) {
   position_ = position;
   pending_ = pending >= 0;
   if (pending_) put_token(position, pending);
-  known_.store(position + pending_, std::memory_order_release);
+  std::atomic_ref(*log_.known).store(position + pending_, std::memory_order_release);
+  position_changed();
 }
 
 void HostSession::check_pending(int32_t token) const {
@@ -83,8 +92,7 @@ void HostSession::finish_row(Row& row, const float* logits, const Step& step) {
   try {
     check_finite(logits, vocab, row.position + 1);
     if (row.output >= 0) write_outputs(logits, row, step);
-    if (row.sample)
-      row.next = row.session->sampler_.sample(logits, vocab, row.session->tokens_.data(), row.position + 1, row.position + 1, sampling_);
+    if (row.sample) row.next = row.session->sampler_.sample(logits, vocab, row.session->log_.tokens, row.position + 1, row.position + 1, sampling_);
     if (row.output >= 0 && step.outputs.row_tokens) step.outputs.row_tokens[row.output] = row.next;
   } catch (const Error& error) {
     row.failed = true;
@@ -97,7 +105,7 @@ void HostSession::cancel() { set_status(CF_ERROR_CANCELLED, text("cancelled at p
 // Puts a session back to where a step found it, unless the step is kept: after a failure and when an exception passes.
 class HostSession::Undo {
  public:
-  explicit Undo(HostSession& session) : session_(&session), pending_(session.tokens_[size_t(session.position_)]) {}
+  explicit Undo(HostSession& session) : session_(&session), pending_(session.log_.tokens[session.position_]) {}
   Undo(Undo&& other) noexcept : session_(std::exchange(other.session_, nullptr)), pending_(other.pending_) {}
   ~Undo() {
     if (!session_) return;
@@ -115,6 +123,7 @@ class HostSession::Undo {
 void HostSession::run_positions(const int32_t* tokens, int64_t n_tokens, bool every_row, const Step& step) {
   const bool all_outputs = step.has_outputs && step.outputs.rows == CF_ROWS_ALL;
   const int64_t n_outputs = all_outputs ? n_tokens : step.has_outputs;
+  settle(true);
   const auto fail_outputs = [&](int64_t first) {  // rows that nothing was computed for
     if (step.has_outputs && step.outputs.row_status) std::fill(step.outputs.row_status + first, step.outputs.row_status + n_outputs, status_);
   };
@@ -134,7 +143,7 @@ void HostSession::run_positions(const int32_t* tokens, int64_t n_tokens, bool ev
     for (int64_t p = position; p < next; p++) {
       const bool last = p == end - 1;
       const int64_t output = all_outputs ? p - position_ : last && step.has_outputs ? 0 : -1;
-      rows[p - position] = {this, p, tokens_[size_t(p)], p - position_, output, step.sample && (every_row || last)};
+      rows[p - position] = {this, p, log_.tokens[p], p - position_, output, step.sample && (every_row || last)};
     }
     if (!run_piece(rows, next - position, step)) {
       cancel();
@@ -166,49 +175,14 @@ void HostSession::enqueue_positions(const int32_t* tokens, int64_t n_tokens, con
   run_positions(tokens, n_tokens, true, without_report(step));
 }
 
-int64_t HostSession::run_ahead(int64_t, int32_t, int64_t, int32_t*) { return 0; }
-
-int64_t HostSession::steps_ahead(int64_t n_steps, int32_t first_token, const Step& step) {
-  int64_t done = 0;
-  for (int32_t token = first_token; done < n_steps && status_ == CF_OK; token = CF_TOKEN_PENDING) {
-    check_pending(token);
-    auto lock = model_->lock_for_step();
-    note_weights();
-    const int64_t n = std::min({kStepsAhead, n_steps - done, capacity_ - position_});
-    if (n < 1 || !open_pages(position_, n)) return done;
-    Undo undo(*this);
-    if (token != CF_TOKEN_PENDING) put_token(position_, token);
-    int32_t sampled[kStepsAhead];
-    int64_t taken = run_ahead(position_, tokens_[size_t(position_)], n, sampled);
-    const auto stop = std::find_if(sampled, sampled + taken, [this](int32_t t) { return sampler_.is_stop(t); });
-    const bool stopped = stop != sampled + taken;
-    if (stopped) taken = stop - sampled + 1;  // what ran on is as if it had not
-    if (taken == 0) return done;
-    undo.keep();
-    for (int64_t i = 0; i < taken; i++) put_token(position_ + 1 + i, sampled[i]);
-    advance(position_ + taken, sampled[taken - 1]);
-    release_pages(position_);
-    done += taken;
-    if (!step.progress(uint64_t(done), uint64_t(n_steps))) cancel();
-    if (stopped) return n_steps;
-  }
-  return done;
-}
-
 void HostSession::enqueue_steps(int64_t n_steps, int32_t first_token, const Step& step) {
   const Step one = without_report(step);
   int32_t token = first_token;
-  int64_t i = 0;
-  if (can_run_ahead() && step.sample && !step.has_outputs && step.taps.empty() && sampler_.takes_likeliest()) {
-    i = steps_ahead(n_steps, first_token, step);
-    if (status_ != CF_OK) return;
-    if (i > 0) token = CF_TOKEN_PENDING;
-  }
-  for (; i < n_steps; i++, token = CF_TOKEN_PENDING) {
+  for (int64_t i = 0; i < n_steps; i++, token = CF_TOKEN_PENDING) {
     run_positions(&token, 1, true, one);
     if (status_ != CF_OK) return;
     if (!step.progress(uint64_t(i + 1), uint64_t(n_steps))) return cancel();
-    if (pending_ && sampler_.is_stop(tokens_[size_t(position_)])) return;
+    if (pending_ && sampler_.is_stop(log_.tokens[position_])) return;
   }
 }
 
@@ -216,8 +190,10 @@ void HostSession::enqueue_batch(const std::vector<Session*>& sessions, const int
   std::vector<Row> rows;
   auto at = [&](size_t i) { return static_cast<HostSession*>(sessions[i]); };
   auto token_of = [&](size_t i) { return tokens ? tokens[i] : int32_t{CF_TOKEN_PENDING}; };
-  for (size_t i = 0; i < sessions.size(); i++)
+  for (size_t i = 0; i < sessions.size(); i++) {
+    at(i)->settle(true);
     if (at(i)->status_ == CF_OK) at(i)->check_pending(token_of(i));
+  }
   auto lock = model_->lock_for_step();
   rows.reserve(sessions.size());
   std::vector<Undo> undo;  // one per row
@@ -228,7 +204,7 @@ void HostSession::enqueue_batch(const std::vector<Session*>& sessions, const int
     s->note_weights();
     undo.emplace_back(*s);
     if (token_of(i) != CF_TOKEN_PENDING) s->put_token(s->position_, token_of(i));
-    rows.push_back({s, s->position_, s->tokens_[size_t(s->position_)], int64_t(i), step.has_outputs ? int64_t(i) : -1, step.sample});
+    rows.push_back({s, s->position_, s->log_.tokens[s->position_], int64_t(i), step.has_outputs ? int64_t(i) : -1, step.sample});
   }
   const bool finished = rows.empty() || run_piece(rows.data(), int64_t(rows.size()), step);
   for (size_t r = 0; r < rows.size(); r++) {
@@ -246,7 +222,8 @@ void HostSession::go_back(int64_t position) {
   if (position < position_) {
     position_ = position;
     pending_ = true;
-    known_.store(position + 1, std::memory_order_release);
+    std::atomic_ref(*log_.known).store(position + 1, std::memory_order_release);
+    position_changed();
   }
   release_pages(position_);
 }
@@ -255,7 +232,7 @@ bool HostSession::fetch_result(bool, cf_result& result, std::string& sentence) {
   result.status = status_;
   result.position = position_;
   result.n_steps = n_steps_;
-  result.token = pending_ ? tokens_[size_t(position_)] : -1;
+  result.token = pending_ ? log_.tokens[position_] : -1;
   result.stopped = pending_ && sampler_.is_stop(result.token);
   sentence = std::move(sentence_);
   status_ = CF_OK;

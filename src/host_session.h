@@ -10,12 +10,19 @@
 
 namespace cf {
 
-constexpr int64_t kStepsAhead = 32;
 constexpr int64_t kPieceRows = 64;  // the most rows that go through a block together
+
+// A session's tokens by position, and how many of them readers may see. Both are accessed as atomics: by tokens() on any thread, and by
+// a device that takes steps by itself.
+struct TokenLog {
+  int64_t* known;
+  int32_t* tokens;  // [capacity + 1]
+};
 
 class HostSession : public Session {
  public:
-  HostSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from);
+  // log: of a backend whose device writes to it, all 0; without one the session has its own.
+  HostSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from, TokenLog log = {});
   size_t tokens(int64_t from, int32_t* out, size_t capacity) const override;
 
  protected:
@@ -43,15 +50,20 @@ class HostSession : public Session {
   // Rows (at most kPieceRows, those of one session in order of position) through the model, whose weights stay as they are meanwhile; then
   // finish_row for each that needs_logits. A row that fails gives its session its status. False: cancelled, nothing of it counts.
   virtual bool run_piece(Row* rows, int64_t n_rows, const Step& step) = 0;
-  // n steps (at most kStepsAhead) from `position` on, the first with `token`, without the host in between: the likeliest token each
-  // time, into `sampled`. Returns how many were taken; fewer only if the next one failed and gave the session its status.
-  virtual int64_t run_ahead(int64_t position, int32_t token, int64_t n, int32_t* sampled);
-  virtual bool can_run_ahead() const { return false; }
+  virtual void position_changed() {}                        // on the host, or what is pending there
   void set_status(cf_status status, std::string sentence);  // keeps the first
   static KvView kv_of(const Row& row, int32_t layer) { return row.session->pool_->view(layer, row.session->table_.pages.data()); }
   static bool needs_logits(const Row& row) { return row.sample || row.output >= 0; }
   // All that is made of a row's logits [V].
   void finish_row(Row& row, const float* logits, const Step& step);
+  cf_status status() const { return status_; }
+  // Steps that a device has taken by itself: their tokens are in the log.
+  void follow(int64_t position, int64_t n_steps);
+  void check_pending(int32_t token) const;  // throws if this token is to be the pending one and there is none
+  bool make_room(int64_t n_tokens);         // false: the session has failed
+  void cancel();
+  int32_t token_at(int64_t position) const { return log_.tokens[position]; }
+  bool pending() const { return pending_; }
 
  private:
   class Undo;
@@ -59,19 +71,15 @@ class HostSession : public Session {
   // every_row: a token is sampled after each position, otherwise after the last one.
   void run_positions(const int32_t* tokens, int64_t n_tokens, bool every_row, const Step& step);
 
-  // As many of n_steps as run_ahead can take; the rest, and what fails for want of room, is left to run_positions.
-  int64_t steps_ahead(int64_t n_steps, int32_t first_token, const Step& step);
-  void check_pending(int32_t token) const;  // throws if this token is to be the pending one and there is none
-  bool make_room(int64_t n_tokens);         // false: the session has failed
-  void cancel();
   void advance(int64_t position, int32_t pending);
   void put_token(int64_t position, int32_t token);
 
   Sampler::Work sampling_;
   int64_t position_ = 0;
-  bool pending_ = false;           // tokens_[position_] is to be fed next
-  std::vector<int32_t> tokens_;    // [capacity + 1] by position; elements are accessed as atomics: tokens() runs on any thread
-  std::atomic<int64_t> known_{0};  // tokens that readers may see
+  bool pending_ = false;  // the token at position_ is to be fed next
+  std::vector<int32_t> own_tokens_;
+  int64_t own_known_ = 0;
+  const TokenLog log_;
   cf_status status_ = CF_OK;
   std::string sentence_;
   int64_t n_steps_ = 0;

@@ -182,6 +182,7 @@ void Session::decode_batch(const std::vector<Session*>& sessions, const int32_t*
 
 void Session::truncate(int64_t position) {
   InCall guard(*this);
+  settle(false);
   const int64_t now = known_position();
   if (position < 0 || position > now) fail(CF_ERROR_INVALID_ARGUMENT, "position is ", position, ", expected 0 to the present ", now);
   go_back(position);
@@ -192,11 +193,13 @@ void Session::set_sampler(const cf_sampler_options* options) {
   Sampler next(take_struct(options, "options"), model_->config().vocab_size);
   next.copy_allowed(sampler_);
   sampler_ = std::move(next);
+  sampler_changed();
 }
 
 void Session::set_allowed_tokens(const uint32_t* mask, size_t n_words) {
   InCall guard(*this);
   sampler_.set_allowed(mask, n_words, model_->config().vocab_size);
+  sampler_changed();
 }
 
 bool Session::fetch(bool wait, cf_result& result, std::string& sentence) {
@@ -212,8 +215,9 @@ cf_session_options Session::options_for_fork() const {
   return o;
 }
 
-std::unique_ptr<Session> Session::fork(int64_t position, const cf_session_options& options) const {
+std::unique_ptr<Session> Session::fork(int64_t position, const cf_session_options& options) {
   InCall guard(*this);
+  settle(true);
   if (options.pool && options.pool->impl != pool_) fail(CF_ERROR_INVALID_ARGUMENT, "options.pool is not the parent's");
   Backend& backend = model_->context()->backend();
   const cf_session_options o = resolve_session_options(backend, model_->config(), options, pool_.get());
@@ -228,11 +232,29 @@ std::unique_ptr<Session> Session::fork(int64_t position, const cf_session_option
   fork->sampler_ = sampler_;
   fork->made_with_ = made_with_;
   fork->set_state(state);
+  fork->sampler_changed();
   return fork;
 }
 
-void Session::save(const std::function<void(const Saved&)>& write) const {
+std::unique_ptr<Graph> Session::capture(const cf_graph_options& options) {
   InCall guard(*this);
+  if (options.n_steps < 1 || options.n_steps > kMaxGraphSteps)
+    fail(CF_ERROR_INVALID_ARGUMENT, "options.n_steps is ", options.n_steps, ", expected 1 to ", kMaxGraphSteps);
+  return capture_steps(options.n_steps);
+}
+
+void Session::launch(Graph& graph) {
+  InCall guard(*this);
+  graph.launch();
+}
+
+std::unique_ptr<Graph> Session::capture_steps(int64_t) {
+  fail(CF_ERROR_UNSUPPORTED, "cf_graph_capture needs a CUDA device: the CPU backend has no graphs");
+}
+
+void Session::save(const std::function<void(const Saved&)>& write) {
+  InCall guard(*this);
+  settle(true);
   cf_model_info info{};
   model_->query(info);
   if (known_position() > 0 && made_with_ != info.fingerprint)
@@ -250,6 +272,7 @@ void Session::restore(const SessionState& state, const Sampler& sampler,
   model_->query(info);
   made_with_ = info.fingerprint;
   set_state(state);
+  sampler_changed();
 }
 
 void Session::query(cf_session_info& info) const {

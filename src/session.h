@@ -16,6 +16,7 @@ namespace cf {
 
 constexpr uint64_t kMixedWeights = 0;  // no fingerprint
 constexpr int64_t kMaxRows = 64;       // of cf_decode_positions and cf_decode_batch
+constexpr int32_t kMaxGraphSteps = 1024;
 
 // What a session is besides its keys and values.
 struct SessionState {
@@ -32,6 +33,14 @@ struct Step {
   std::vector<int32_t> targets;  // one per output row; empty: none
   std::vector<cf_tap> taps;
   Progress progress;
+};
+
+// A captured step of a session, which outlives it.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  virtual void launch() = 0;  // enqueues a replay on the session's stream
+  virtual void query(cf_graph_info& info) const = 0;
 };
 
 class Session {
@@ -51,7 +60,9 @@ class Session {
   virtual size_t tokens(int64_t from, int32_t* out, size_t capacity) const = 0;  // any thread
   void query(cf_session_info& info) const;
   cf_session_options options_for_fork() const;  // this session's capacity, reserve and launch mode
-  std::unique_ptr<Session> fork(int64_t position, const cf_session_options& options) const;
+  std::unique_ptr<Session> fork(int64_t position, const cf_session_options& options);
+  std::unique_ptr<Graph> capture(const cf_graph_options& options);
+  void launch(Graph& graph);
   // What a saved session consists of, handed to session_file.cpp while no other call is inside.
   struct Saved {
     SessionState state;
@@ -61,7 +72,7 @@ class Session {
     const PageTable* table;
     Backend* backend;
   };
-  void save(const std::function<void(const Saved&)>& write) const;
+  void save(const std::function<void(const Saved&)>& write);
   // Fills a new session of enough capacity; read_pages fills its pages, which it is given in order of position.
   void restore(const SessionState& state, const Sampler& sampler, const std::function<void(const KvPool&, const std::vector<int32_t>&)>& read_pages);
 
@@ -77,7 +88,11 @@ class Session {
   virtual void go_back(int64_t position) = 0;  // 0 .. the present one; releases pages through release_pages
   virtual bool fetch_result(bool wait, cf_result& result, std::string& sentence) = 0;
   virtual int64_t known_position() const = 0;
-  virtual SessionState state() const = 0;  // waits for unfinished work
+  // Takes in what enqueued work has come to; unless `wait`, CF_ERROR_BUSY while it is unfinished.
+  virtual void settle(bool /*wait*/) {}
+  virtual void sampler_changed() {}
+  virtual std::unique_ptr<Graph> capture_steps(int64_t n_steps);  // CF_ERROR_UNSUPPORTED, unless the backend has graphs
+  virtual SessionState state() const = 0;                         // once settled
   virtual void set_state(const SessionState& state) = 0;
   virtual uint64_t workspace_bytes() const = 0;
 

@@ -434,7 +434,7 @@ std::unique_ptr<Session> restore(const std::shared_ptr<Model>& model, const cf_s
 
 }  // namespace
 
-void save_session_file(const Session& session, const std::string& path) {
+void save_session_file(Session& session, const std::string& path) {
   session.save([&](const Session::Saved& saved) {
     FileSink sink(path);
     Writer writer(sink);
@@ -444,7 +444,7 @@ void save_session_file(const Session& session, const std::string& path) {
   });
 }
 
-void save_session(const Session& session, void* buffer, uint64_t capacity, size_t* needed) {
+void save_session(Session& session, void* buffer, uint64_t capacity, size_t* needed) {
   session.save([&](const Session::Saved& saved) {
     const uint64_t bytes = size_of(saved);
     *needed = size_t(bytes);

@@ -62,8 +62,8 @@ void launch_block(Context& context, const CudaWeights& weights, const cf_model_c
   params.down_from_caller = down_only;
   set_stages(params, part);
 
-  launch_cooperative(context, gpu::block_kernel(config.head_dim), n_ctas, gpu::kBlockThreads, block_shared_bytes(config),
-                     static_cast<cudaStream_t>(o.stream), &params, "launch a block");
+  launch_kernel(context, gpu::block_kernel(config.head_dim), n_ctas, gpu::kBlockThreads, block_shared_bytes(config), true,
+                static_cast<cudaStream_t>(o.stream), &params, "launch a block");
 }
 
 }  // namespace cf

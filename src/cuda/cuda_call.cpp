@@ -72,11 +72,11 @@ void prepare_kernel(Context& context, const void* kernel, int threads, uint64_t 
   if (ctas_per_sm < 1) fail(CF_ERROR_UNSUPPORTED, what, " does not fit an SM of this device");
 }
 
-void launch_cooperative(Context& context, const void* kernel, int n_ctas, int threads, uint64_t shared_bytes, cudaStream_t stream, void* params,
-                        const char* doing) {
+void launch_kernel(Context& context, const void* kernel, int n_ctas, int threads, uint64_t shared_bytes, bool together, cudaStream_t stream,
+                   void* params, const char* doing) {
   cudaLaunchAttribute cooperative = {};
   cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
+  cooperative.val.cooperative = together;
   cudaLaunchConfig_t launch = {};
   launch.gridDim = dim3(unsigned(n_ctas));
   launch.blockDim = dim3(unsigned(threads));

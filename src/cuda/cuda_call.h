@@ -14,9 +14,9 @@ void check_cuda(Context* context, cudaError_t error, const char* doing);
 // Sets a kernel up for launches with `shared_bytes` of dynamic shared memory, out of the device's `shared_limit_bytes`; `what` completes
 // "... does not fit an SM of this device". The limit belongs to the kernel, which models of several sizes share, so it is the device's.
 void prepare_kernel(Context& context, const void* kernel, int threads, uint64_t shared_bytes, uint64_t shared_limit_bytes, const char* what);
-// Enqueues a launch of CTAs that all run at once. `params` is the kernel's only argument.
-void launch_cooperative(Context& context, const void* kernel, int n_ctas, int threads, uint64_t shared_bytes, cudaStream_t stream, void* params,
-                        const char* doing);
+// Enqueues a launch; together: of CTAs that all run at once, since they wait for each other. `params` is the kernel's only argument.
+void launch_kernel(Context& context, const void* kernel, int n_ctas, int threads, uint64_t shared_bytes, bool together, cudaStream_t stream,
+                   void* params, const char* doing);
 
 // Makes a device current for the calling thread and puts back what was. Meanwhile calls that would disturb another thread's stream
 // capture (an allocation, say) do not.

@@ -2,20 +2,30 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "error.h"
 
 namespace cf {
 
+PinnedLog::PinnedLog(Context& context, int ordinal, int64_t capacity_tokens) {
+  const DeviceScope scope(&context, ordinal);
+  const size_t bytes = sizeof(gpu::SequenceLog) + (size_t(capacity_tokens) + 1) * sizeof(int32_t);
+  void* memory = nullptr;
+  check_cuda(&context, cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), "allocate a session's log");
+  std::fill_n(static_cast<std::byte*>(memory), bytes, std::byte{0});
+  log_ = static_cast<gpu::SequenceLog*>(memory);
+}
+
 CudaSession::CudaSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from, const CudaDevice& device)
-    : HostSession(std::move(model), options, from),
+    : PinnedLog(*model->context(), device.ordinal, options.capacity_tokens),
+      HostSession(std::move(model), options, from, token_log()),
       device_(device),
       shape_(model_->config(), device),
       layout_(model_->config(), capacity_, shape_),
       logits_(size_t(shape_.max_rows) * size_t(model_->config().vocab_size)) {
-  if (options.launch_mode != CF_LAUNCH_STEP)
-    fail(CF_ERROR_UNSUPPORTED, "launch_mode ", options.launch_mode, " is not built yet; CUDA sessions launch whole steps");
   if (options.cluster_size > 1) fail(CF_ERROR_UNSUPPORTED, "cluster_size ", options.cluster_size, " is not built yet; CUDA sessions use 1");
   Context& context = *model_->context();
   const cf_dtype weight_dtype = static_cast<const CudaWeights&>(model_->weights()).uniform_dtype();
@@ -23,12 +33,13 @@ CudaSession::CudaSession(std::shared_ptr<Model> model, const cf_session_options&
     fail(CF_ERROR_UNSUPPORTED, "some matrices are F16 and some BF16; load the model with one weight_dtype for CUDA sessions");
   const DeviceScope scope(&context, device_.ordinal);
   prepare_decode(context, model_->config(), shape_, weight_dtype, device_);
-  static_assert(kStepsAhead <= gpu::kStepsOfLaunch);
   memory_ = Buffer(context.device_memory(), layout_.end);
   if (options.stream) stream_ = static_cast<cudaStream_t>(options.stream);
   else check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "create a stream"), own_stream_ = true;
   try {
     check(cudaMemsetAsync(memory_.data(), 0, layout_.end, stream_), "prepare a session");
+    position_changed();
+    sampler_changed();
     check(cudaStreamSynchronize(stream_), "prepare a session");
   } catch (...) {
     if (own_stream_) cudaStreamDestroy(stream_);
@@ -37,10 +48,10 @@ CudaSession::CudaSession(std::shared_ptr<Model> model, const cf_session_options&
 }
 
 CudaSession::~CudaSession() {
-  if (!own_stream_) return;
   try {
     const DeviceScope scope(model_->context().get(), device_.ordinal);
-    cudaStreamDestroy(stream_);
+    cudaStreamSynchronize(stream_);
+    if (own_stream_) cudaStreamDestroy(stream_);
   } catch (const Error&) {  // a lost device has no streams left
   }
 }
@@ -51,15 +62,111 @@ uint64_t CudaSession::workspace_bytes(const cf_model_config& config, int64_t cap
 
 void CudaSession::check(cudaError_t error, const char* doing) const { check_cuda(model_->context().get(), error, doing); }
 
-template <class T>
-void CudaSession::update(uint64_t offset, std::vector<T>& before, const std::vector<T>& now, cudaStream_t stream) {
-  if (before == now) return;
-  before.clear();  // should the copy fail
-  check(cudaMemcpyAsync(at(offset), now.data(), now.size() * sizeof(T), cudaMemcpyHostToDevice, stream), "prepare a step");
-  before = now;
+void CudaSession::upload(uint64_t offset, const void* data, size_t bytes) {
+  check(cudaMemcpyAsync(at(offset), data, bytes, cudaMemcpyHostToDevice, stream_), "prepare a step");
 }
 
-gpu::DecodeRow CudaSession::row_of(const Row& row) {
+void CudaSession::upload_pages() {
+  if (pages_there_ == table_.pages) return;
+  pages_there_.clear();  // should the copy fail
+  upload(layout_.page_table, table_.pages.data(), table_.pages.size() * sizeof(int32_t));
+  pages_there_ = table_.pages;
+}
+
+// ---- What the device knows of the sequence
+
+void CudaSession::position_changed() {
+  if (!memory_.data()) return;
+  const DeviceScope scope(model_->context().get(), device_.ordinal);
+  const int64_t position = known_position();
+  const gpu::DecodeSequence s = {int32_t(position), pending() ? token_at(position) : -1, CF_OK, 0, {}};
+  upload(layout_.sequence, &s, offsetof(gpu::DecodeSequence, sampler));
+  sequence_log()->status = CF_OK;
+  if (sampler_.options().repetition_penalty != 1) sampler_changed();
+}
+
+void CudaSession::sampler_changed() {
+  if (!memory_.data()) return;
+  if (sampler_.options().repetition_penalty != 1) settle(true);  // it asks for all tokens there are
+  const DeviceScope scope(model_->context().get(), device_.ordinal);
+  const cf_sampler_options o = sampler_.options();
+  const size_t vocab = size_t(model_->config().vocab_size), words = size_t(gpu::vocabulary_bits(int64_t(vocab)));
+  gpu::DecodeSampler sampler = {
+      o.temperature, o.top_p, o.min_p, o.repetition_penalty, o.top_k, o.n_logit_biases > 0, !sampler_.allowed().empty(), o.n_stop_tokens > 0, o.seed};
+  std::vector<uint32_t> arrays(vocab + 3 * words);
+  for (size_t i = 0; i < o.n_logit_biases; i++) arrays[size_t(o.logit_bias_tokens[i])] = std::bit_cast<uint32_t>(o.logit_bias_values[i]);
+  std::copy(sampler_.allowed().begin(), sampler_.allowed().end(), arrays.begin() + int64_t(vocab));
+  const auto set = [&](size_t array, int32_t token) { arrays[vocab + array * words + size_t(token) / 32] |= 1u << (token & 31); };
+  for (size_t i = 0; i < o.n_stop_tokens; i++) set(1, o.stop_tokens[i]);
+  if (o.repetition_penalty != 1)
+    for (int64_t i = 0; i < known_position(); i++) set(2, token_at(i));
+  upload(layout_.sequence + offsetof(gpu::DecodeSequence, sampler), &sampler, sizeof sampler);
+  upload(layout_.sequence + sizeof(gpu::DecodeSequence), arrays.data(), arrays.size() * sizeof(uint32_t));
+}
+
+bool CudaSession::busy() {
+  if (!ahead_) return false;
+  const DeviceScope scope(model_->context().get(), device_.ordinal);
+  const cudaError_t error = cudaStreamQuery(stream_);
+  if (error == cudaErrorNotReady) return std::atomic_ref(sequence_log()->launches).load(std::memory_order_acquire) != launches_;
+  check(error, "run steps");
+  return false;
+}
+
+// Looks at the log, which says so sooner than the stream does; now and then at the stream, which knows of faults.
+void CudaSession::wait() {
+  for (uint32_t tries = 1; std::atomic_ref(sequence_log()->launches).load(std::memory_order_acquire) != launches_; tries++)
+    if (tries % 256 == 0) {
+      if (!busy()) return;
+      std::this_thread::yield();
+    }
+}
+
+void CudaSession::settle(bool wait_for_it) {
+  if (!ahead_) return;
+  if (!wait_for_it && busy()) fail(CF_ERROR_BUSY, "the session has unfinished work");
+  wait();
+  take_in();
+}
+
+void CudaSession::take_in() {
+  ahead_ = false;
+  steps_ahead_ = 0;
+  const gpu::SequenceLog& log = *sequence_log();
+  if (log.status == CF_ERROR_DEVICE_LOST) {
+    model_->context()->lose_device("a CTA waited longer than device_wait_limit_ms for the others");
+    fail(CF_ERROR_DEVICE_LOST, "a CTA waited longer than ", device_.wait_limit_ms, " ms (device_wait_limit_ms) for the others");
+  }
+  const int64_t steps = log.n_steps - steps_seen_, position = log.position;
+  steps_seen_ = log.n_steps;
+  follow(position, steps);
+  if (log.status == CF_ERROR_CACHE_FULL)
+    set_status(CF_ERROR_CACHE_FULL, text("the session holds ", position, " of ", capacity_, " positions; 1 more do not fit"));
+  else if (log.status == CF_ERROR_NO_TOKEN_ALLOWED) set_status(log.status, text("mask and biases leave no token at position ", position + 1));
+  else if (log.status != CF_OK) set_status(log.status, text("the logits after position ", position, " are not finite"));
+  release_pages(position);
+}
+
+bool CudaSession::fetch_result(bool wait_for_it, cf_result& result, std::string& sentence) {
+  if (!wait_for_it && busy()) return false;
+  settle(true);
+  const bool failed_there = sequence_log()->status != CF_OK;
+  HostSession::fetch_result(wait_for_it, result, sentence);
+  if (failed_there) position_changed();
+  return true;
+}
+
+// ---- Launches
+
+gpu::DecodeParams CudaSession::params() const {
+  gpu::DecodeParams p = decode_params(model_->config(), static_cast<const CudaWeights&>(model_->weights()), shape_, device_);
+  p.words = layout_.words_in(memory_.as<std::byte>());
+  p.max_parts = layout_.max_parts;
+  p.state = reinterpret_cast<gpu::DecodeState*>(at(layout_.state));
+  return p;
+}
+
+gpu::DecodeRow CudaSession::row_of(const Row& row) const {
   gpu::DecodeRow r = {};
   r.pages = reinterpret_cast<char*>(pool_->page_address(0));
   r.page_bytes = int64_t(pool_->page_bytes());
@@ -70,41 +177,89 @@ gpu::DecodeRow CudaSession::row_of(const Row& row) {
   return r;
 }
 
-void CudaSession::launch(Row* rows, int64_t n_rows, int64_t n_steps, bool sample) {
-  const auto& weights = static_cast<const CudaWeights&>(model_->weights());
-  const cf_model_config& config = model_->config();
-  std::vector<const char*> layers(size_t(config.n_layers));
-  for (int32_t i = 0; i < config.n_layers; i++) layers[size_t(i)] = weights.layer_base(i);
-  update(layout_.layers, layers_there_, layers, stream_);
-  gpu::DecodeParams p = decode_params(config, weights, shape_, device_);
-  p.layers = reinterpret_cast<const char* const*>(at(layout_.layers));
-  p.words = layout_.words_in(memory_.as<std::byte>());
-  p.max_parts = layout_.max_parts;
-  p.state = reinterpret_cast<gpu::DecodeState*>(at(layout_.state));
-  p.n_rows = int32_t(n_rows), p.n_steps = int32_t(n_steps);
+gpu::DecodeParams CudaSession::sequence_params(int64_t n_steps) const {
+  gpu::DecodeParams p = params();
+  p.n_rows = 1, p.n_steps = int32_t(n_steps);
+  p.rows[0] = row_of({});
+  p.sequence = reinterpret_cast<gpu::DecodeSequence*>(at(layout_.sequence));
+  p.log = sequence_log(), p.log_tokens = token_log().tokens;
+  p.adjusted_logits = logits_at(0);
+  p.end_position = int32_t(capacity_);
+  return p;
+}
+
+int64_t CudaSession::open_steps(int64_t n_steps) {
+  for (;;) {
+    const int64_t first = known_position(), end = std::min(first + steps_ahead_ + n_steps, capacity_);
+    if (end > first && open_pages(first, end - first)) {
+      upload_pages();
+      return n_steps;
+    }
+    if (ahead_) {  // where they have come to is not known
+      settle(true);
+      if (status() != CF_OK) return 0;
+    } else if (n_steps > 1 && end > first) {
+      n_steps = 1;
+    } else {
+      make_room(1);
+      return 0;
+    }
+  }
+}
+
+void CudaSession::enqueue_steps(int64_t n_steps, int32_t first_token, const Step& step) {
+  if (!step.sample || step.has_outputs || !step.taps.empty()) return HostSession::enqueue_steps(n_steps, first_token, step);
+  const DeviceScope scope(model_->context().get(), device_.ordinal);
+  const bool followed = step.progress.report || step.progress.cancellation;
+  if (followed) settle(true);
+  if (status() != CF_OK) return;
+  if (!ahead_) check_pending(first_token);
+  auto lock = model_->lock_for_step();
+  note_weights();
+  int64_t done = 0;
+  for (int64_t n; done < n_steps; done += n) {
+    if (followed && is_cancelled(step.progress.cancellation)) return cancel();
+    n = open_steps(std::min(n_steps - done, steps_of_launch(model_->config())));
+    if (n == 0) return;
+    gpu::DecodeParams p = sequence_params(n);
+    p.token = done == 0 ? first_token : -1, p.new_call = done == 0;
+    launches_ += launch_decode(*model_->context(), model_->config(), shape_, p, true, launch_mode_, device_, stream_);
+    ahead_ = true;
+    steps_ahead_ += n;
+    if (!followed) continue;
+    settle(true);
+    if (status() != CF_OK) return;
+    const bool stopped = sequence_log()->stopped;
+    if (!step.progress(uint64_t(done + n), uint64_t(n_steps))) return cancel();
+    if (stopped) return;
+  }
+}
+
+void CudaSession::enqueue_rows(Row* rows, int64_t n_rows) {
+  gpu::DecodeParams p = params();
+  p.n_rows = int32_t(n_rows), p.n_steps = 1;
+  bool has_head = false;
   for (int64_t i = 0; i < n_rows; i++) {
     auto* const session = static_cast<CudaSession*>(rows[i].session);
     const bool new_sequence = i == 0 || rows[i - 1].session != session;
-    if (new_sequence) session->update(session->layout_.page_table, session->pages_there_, session->table_.pages, stream_);
+    if (new_sequence && session->pages_there_ != session->table_.pages) {
+      session->upload_pages();
+      if (session->stream_ != stream_) session->check(cudaStreamSynchronize(session->stream_), "prepare a step");
+    }
     p.rows[i] = session->row_of(rows[i]);
     p.rows[i].first = new_sequence ? int32_t(i) : p.rows[i - 1].first;
-    p.rows[i].sample = sample;
-    if (!sample && needs_logits(rows[i])) p.rows[i].logits = logits_at(i);
+    if (needs_logits(rows[i])) p.rows[i].logits = logits_at(i), has_head = true;
   }
-  launch_decode(*model_->context(), config, shape_, p, device_, stream_);
+  launch_decode(*model_->context(), model_->config(), shape_, p, has_head, launch_mode_, device_, stream_);
 }
 
-gpu::DecodeState CudaSession::wait() {
+void CudaSession::wait_for_rows() {
   gpu::DecodeState state;
   check(cudaMemcpyAsync(&state, at(layout_.state), sizeof state, cudaMemcpyDeviceToHost, stream_), "fetch a step's result");
   check(cudaStreamSynchronize(stream_), "run steps");
-  if (state.failed) {
-    model_->context()->lose_device("a CTA waited longer than device_wait_limit_ms for the others");
-    fail(CF_ERROR_DEVICE_LOST, "a CTA waited longer than ", device_.wait_limit_ms, " ms (device_wait_limit_ms) for the others");
-  }
-  if (state.status != CF_OK)  // the session goes on once its status was fetched
-    check(cudaMemsetAsync(at(layout_.state) + offsetof(gpu::DecodeState, status), 0, sizeof state.status, stream_), "reset a status");
-  return state;
+  if (!state.failed) return;
+  sequence_log()->status = CF_ERROR_DEVICE_LOST;
+  take_in();
 }
 
 bool CudaSession::run_piece(Row* rows, int64_t n_rows, const Step& step) {
@@ -126,7 +281,7 @@ bool CudaSession::run_rows(Row* rows, int64_t n_rows, const Step& step) {
   for (int64_t first = 0, n; first < n_rows; first += n) {
     if ((cancelled = is_cancelled(step.progress.cancellation))) break;
     n = std::min<int64_t>(shape_.max_rows, n_rows - first);
-    launch(rows + first, n, 1, false);
+    enqueue_rows(rows + first, n);
     waited = false;
     int64_t begin = 0, end = n;
     while (begin < n && !needs_logits(rows[first + begin])) begin++;
@@ -134,23 +289,88 @@ bool CudaSession::run_rows(Row* rows, int64_t n_rows, const Step& step) {
     if (begin == end) continue;
     const size_t bytes = size_t(end - begin) * size_t(vocab) * sizeof(float);
     check(cudaMemcpyAsync(logits_.data() + begin * vocab, logits_at(begin), bytes, cudaMemcpyDeviceToHost, stream_), "fetch logits");
-    wait();
+    wait_for_rows();
     waited = true;
     for (int64_t i = begin; i < end; i++)
       if (needs_logits(rows[first + i])) finish_row(rows[first + i], logits_.data() + i * vocab, step);
   }
-  if (!waited) wait();  // when cancelled, too: what was launched still writes to pages that the caller is about to give back
+  if (!waited) wait_for_rows();  // when cancelled, too: what was launched still writes to pages that the caller is about to give back
   return !cancelled && !is_cancelled(step.progress.cancellation);
 }
 
-int64_t CudaSession::run_ahead(int64_t position, int32_t token, int64_t n, int32_t* sampled) {
-  const DeviceScope scope(model_->context().get(), device_.ordinal);
-  Row row = {this, position, token, 0, -1, true};
-  launch(&row, 1, n, true);
-  const gpu::DecodeState state = wait();
-  if (state.status != CF_OK) set_status(state.status, text("the logits after position ", position + state.n_steps, " are not finite"));
-  std::copy_n(state.sampled, state.n_steps, sampled);
-  return state.n_steps;
+// ---- Graphs
+
+class CudaSession::CapturedSteps : public Graph {
+ public:
+  CapturedSteps(CudaSession& session, int64_t n_steps) : session_(session), n_steps_(n_steps) { capture(); }
+  ~CapturedSteps() override { release(); }
+
+  void launch() override {
+    CudaSession& s = session_;
+    const DeviceScope scope(s.model_->context().get(), s.device_.ordinal);
+    if (s.status() != CF_OK) return;
+    if (!s.ahead_) s.check_pending(CF_TOKEN_PENDING);
+    auto lock = s.model_->lock_for_step();
+    s.note_weights();
+    if (weights_ != &s.model_->weights()) {  // they were loaded anew
+      release();
+      capture();
+    }
+    if (s.open_steps(n_steps_) == 0) return;
+    s.check(cudaGraphLaunch(executable_, s.stream_), "launch a graph");
+    s.launches_ += launches_;
+    s.ahead_ = true;
+    s.steps_ahead_ += n_steps_;
+  }
+
+  void query(cf_graph_info& info) const override {
+    info.n_nodes = int32_t(n_nodes_), info.n_steps = int32_t(n_steps_), info.launch_mode = session_.launch_mode_;
+  }
+
+ private:
+  void capture() {
+    CudaSession& s = session_;
+    const DeviceScope scope(s.model_->context().get(), s.device_.ordinal);
+    weights_ = &s.model_->weights();
+    launches_ = 0;
+    cudaStream_t stream;
+    s.check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "create a stream");
+    try {
+      s.check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "capture a step");
+      for (int64_t done = 0, n; done < n_steps_; done += n) {
+        n = std::min(n_steps_ - done, steps_of_launch(s.model_->config()));
+        gpu::DecodeParams p = s.sequence_params(n);
+        p.new_call = done == 0;
+        launches_ += launch_decode(*s.model_->context(), s.model_->config(), s.shape_, p, true, s.launch_mode_, s.device_, stream);
+      }
+      s.check(cudaStreamEndCapture(stream, &graph_), "capture a step");
+      s.check(cudaGraphGetNodes(graph_, nullptr, &n_nodes_), "capture a step");
+      s.check(cudaGraphInstantiate(&executable_, graph_, 0), "make a graph");
+    } catch (...) {
+      cudaStreamDestroy(stream);
+      release();
+      throw;
+    }
+    cudaStreamDestroy(stream);
+  }
+  void release() {
+    if (executable_) cudaGraphExecDestroy(executable_);
+    if (graph_) cudaGraphDestroy(graph_);
+    executable_ = nullptr, graph_ = nullptr;
+  }
+
+  CudaSession& session_;
+  const int64_t n_steps_;
+  const Weights* weights_ = nullptr;
+  cudaGraph_t graph_ = nullptr;
+  cudaGraphExec_t executable_ = nullptr;
+  size_t n_nodes_ = 0;
+  uint32_t launches_ = 0;
+};
+
+std::unique_ptr<Graph> CudaSession::capture_steps(int64_t n_steps) {
+  if (!reserve_) fail(CF_ERROR_INVALID_ARGUMENT, "a graph needs a session that has reserved its capacity (reserve 1)");
+  return std::make_unique<CapturedSteps>(*this, n_steps);
 }
 
 }  // namespace cf

@@ -1,5 +1,6 @@
-// Sessions of the CUDA backend. The device takes steps by itself while the likeliest token is wanted and nothing else; otherwise the
-// host looks at the logits after each.
+// Sessions of the CUDA backend. The device takes steps by itself, in the order of a stream, as long as the caller wants nothing but tokens
+// (DecodeSequence in kernels/contract.h is the truth then, and SequenceLog what the host sees of it); prompts, rows and steps with outputs
+// go through HostSession, which looks at the logits of each launch.
 #pragma once
 
 #include "cuda/decode.h"
@@ -7,41 +8,69 @@
 
 namespace cf {
 
-class CudaSession : public HostSession {
+// Host memory that the device writes to: a SequenceLog, then the tokens.
+class PinnedLog {
+ public:
+  PinnedLog(Context& context, int ordinal, int64_t capacity_tokens);
+  PinnedLog(const PinnedLog&) = delete;
+  ~PinnedLog() { cudaFreeHost(log_); }
+  gpu::SequenceLog* sequence_log() const { return log_; }
+  TokenLog token_log() const { return {&log_->known, reinterpret_cast<int32_t*>(log_ + 1)}; }
+
+ private:
+  gpu::SequenceLog* log_ = nullptr;
+};
+
+class CudaSession : private PinnedLog, public HostSession {
  public:
   CudaSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from, const CudaDevice& device);
   ~CudaSession() override;
   static uint64_t workspace_bytes(const cf_model_config& config, int64_t capacity_tokens, const CudaDevice& device);
 
  protected:
+  void enqueue_steps(int64_t n_steps, int32_t first_token, const Step& step) override;
   bool run_piece(Row* rows, int64_t n_rows, const Step& step) override;
-  int64_t run_ahead(int64_t position, int32_t token, int64_t n, int32_t* sampled) override;
-  bool can_run_ahead() const override { return true; }
+  bool fetch_result(bool wait, cf_result& result, std::string& sentence) override;
+  void settle(bool wait) override;
+  void position_changed() override;
+  void sampler_changed() override;
+  std::unique_ptr<Graph> capture_steps(int64_t n_steps) override;
   uint64_t workspace_bytes() const override { return layout_.end; }
 
  private:
-  // Enqueues one launch on stream_: n_steps steps of n_rows rows, which may be of several sessions. sample: the likeliest token is fed to
-  // the next step. Rows that need logits leave them at logits_at(place among `rows`).
-  void launch(Row* rows, int64_t n_rows, int64_t n_steps, bool sample);
+  class CapturedSteps;
+
+  // What all launches of the session's model and memory have in common.
+  gpu::DecodeParams params() const;
+  // The sequence's own next steps.
+  gpu::DecodeParams sequence_params(int64_t n_steps) const;
+  // Pages for up to n_steps more; fewer are left where there is no room for all, 0 where the session has failed for want of it.
+  int64_t open_steps(int64_t n_steps);
+  void enqueue_rows(Row* rows, int64_t n_rows);                // one launch, of rows that may be of several sessions
   bool run_rows(Row* rows, int64_t n_rows, const Step& step);  // run_piece, in this session's memory
-  gpu::DecodeState wait();                                     // for all launches; what the last one left
-  gpu::DecodeRow row_of(const Row& row);
+  void wait_for_rows();
+  bool busy();  // work is on its way
+  void wait();
+  void take_in();  // what enqueued steps have come to
+  gpu::DecodeRow row_of(const Row& row) const;
+  void upload_pages();
+  void upload(uint64_t offset, const void* data, size_t bytes);
   float* logits_at(int64_t row) const { return reinterpret_cast<float*>(at(layout_.logits)) + row * model_->config().vocab_size; }
   std::byte* at(uint64_t offset) const { return memory_.as<std::byte>() + offset; }
-  // Makes device memory at `offset` the same as `now`, of which `before` is there.
-  template <class T>
-  void update(uint64_t offset, std::vector<T>& before, const std::vector<T>& now, cudaStream_t stream);
   void check(cudaError_t error, const char* doing) const;
 
   const CudaDevice device_;
   const DecodeShape shape_;
   const DecodeLayout layout_;
   Buffer memory_;
-  std::vector<float> logits_;              // [max_rows, V]
-  std::vector<const char*> layers_there_;  // on the device
-  std::vector<int32_t> pages_there_;
+  std::vector<float> logits_;         // [max_rows, V]
+  std::vector<int32_t> pages_there_;  // on the device
   cudaStream_t stream_ = nullptr;
   bool own_stream_ = false;
+  bool ahead_ = false;       // steps were enqueued that were not taken in
+  int64_t steps_ahead_ = 0;  // at most
+  uint32_t launches_ = 0;    // that tell of their end, ever
+  int64_t steps_seen_ = 0;   // of SequenceLog::n_steps
 };
 
 }  // namespace cf

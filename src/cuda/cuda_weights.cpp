@@ -124,6 +124,7 @@ struct WorkspaceLayout {
   }
 };
 
+uint64_t address_bytes(const cf_model_config& c) { return round_up(mul(uint64_t(c.n_layers) + 3, sizeof(void*)), kAlignment); }
 uint64_t frequency_bytes(const cf_model_config& c) { return round_up(uint64_t(c.rotary_dim / 2) * sizeof(float), kAlignment); }
 
 // Enough pieces to give most SMs of a large GPU one; from the model's shape alone, so that results do not depend on the GPU.
@@ -202,6 +203,7 @@ CudaWeights::CudaWeights(const LoadPath& path, const cf_model_config& config, cf
   const auto check = [&](cudaError_t error) { check_cuda(&path_.context, error, "prepare a model"); };
   frequencies_ = Buffer(path_.context.device_memory(), frequency_bytes(config));
   own_workspace_ = Buffer(path_.context.device_memory(), layout.end);
+  addresses_ = Buffer(path_.context.device_memory(), address_bytes(config));
   check(cudaMemcpyAsync(frequencies_.data(), frequencies.data(), frequencies.size() * sizeof(float), cudaMemcpyHostToDevice, path_.own_stream));
   check(cudaMemsetAsync(own_workspace_.data(), 0, layout.end, path_.own_stream));
   check(cudaStreamSynchronize(path_.own_stream));
@@ -218,7 +220,7 @@ uint64_t CudaWeights::workspace_bytes(const cf_model_config& config) { return Wo
 uint64_t CudaWeights::bytes(const cf_model_config& config) {
   const uint64_t layers = mul(uint64_t(config.n_layers), CudaSlots::bytes(config, Slot{0}, Slot::kLayerSlots));
   const uint64_t globals = CudaSlots::bytes(config, Slot::kEmbedding, Slot::kEnd);
-  return add(layers, globals, frequency_bytes(config), workspace_bytes(config));
+  return add(layers, globals, frequency_bytes(config), workspace_bytes(config), address_bytes(config));
 }
 
 void CudaWeights::log_rounding(const std::vector<Tensor>& tensors) const {
@@ -236,18 +238,33 @@ cudaStream_t stream_for(const LoadPath& path, const std::vector<Tensor>& tensors
 }
 }  // namespace
 
+// Steps that are on their way may still read what is about to be replaced, so everything on the device ends first.
+void CudaWeights::publish(int32_t first, std::initializer_list<const void*> addresses) {
+  const DeviceScope scope(&path_.context, path_.ordinal);
+  const auto check = [&](cudaError_t error) { check_cuda(&path_.context, error, "publish weights"); };
+  check(cudaDeviceSynchronize());
+  check(
+      cudaMemcpyAsync(addresses_.as<void*>() + first, addresses.begin(), addresses.size() * sizeof(void*), cudaMemcpyHostToDevice, path_.own_stream));
+  check(cudaStreamSynchronize(path_.own_stream));
+}
+
 void CudaWeights::load_layer(int32_t layer, const std::vector<Tensor>& tensors, void* stream) {
   log_rounding(tensors);
-  layers_[size_t(layer)] = CudaSlots(path_, config_, tensors, weight_dtype_, Slot{0}, Slot::kLayerSlots, stream_for(path_, tensors, stream));
+  CudaSlots slots(path_, config_, tensors, weight_dtype_, Slot{0}, Slot::kLayerSlots, stream_for(path_, tensors, stream));
+  publish(layer, {slots.base()});
+  layers_[size_t(layer)] = std::move(slots);
 }
 
 void CudaWeights::load_globals(const std::vector<Tensor>& tensors, void* stream) {
   log_rounding(tensors);
-  globals_ = CudaSlots(path_, config_, tensors, weight_dtype_, Slot::kEmbedding, Slot::kEnd, stream_for(path_, tensors, stream));
+  CudaSlots slots(path_, config_, tensors, weight_dtype_, Slot::kEmbedding, Slot::kEnd, stream_for(path_, tensors, stream));
+  const void* const embedding = slots.matrix(Slot::kEmbedding).data;
+  publish(config_.n_layers, {embedding, config_.tied_embeddings ? embedding : slots.matrix(Slot::kHead).data, slots.norm(Slot::kFinalNormWeight)});
+  globals_ = std::move(slots);
 }
 
 uint64_t CudaWeights::allocated_bytes() const {
-  uint64_t bytes = frequencies_.size_bytes() + own_workspace_.size_bytes() + globals_.allocated_bytes();
+  uint64_t bytes = frequencies_.size_bytes() + own_workspace_.size_bytes() + addresses_.size_bytes() + globals_.allocated_bytes();
   for (const CudaSlots& layer : layers_) bytes += layer.allocated_bytes();
   return bytes;
 }

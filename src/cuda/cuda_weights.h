@@ -70,8 +70,8 @@ class CudaWeights : public Weights {
   static uint64_t bytes(const cf_model_config& config);  // once everything is loaded
 
   gpu::LayerWeights layer(int32_t i) const;
-  // For decoding: where layer i begins, and what lies where in each.
-  const char* layer_base(int32_t i) const { return layers_[size_t(i)].base(); }
+  // For decoding: where weights are (DecodeParams::addresses), always of those loaded last, and what lies where in a layer.
+  const char* const* addresses() const { return addresses_.as<const char*>(); }
   gpu::LayerOffsets layer_offsets() const { return layers_[0].offsets(); }
   const CudaSlots& globals() const { return globals_; }
   cf_dtype uniform_dtype() const;  // of all matrices; AUTO: they differ
@@ -82,12 +82,14 @@ class CudaWeights : public Weights {
 
  private:
   void log_rounding(const std::vector<Tensor>& tensors) const;
+  void publish(int32_t first, std::initializer_list<const void*> addresses);
 
   const LoadPath path_;
   const cf_model_config config_;
   const cf_dtype weight_dtype_;
   Buffer frequencies_;  // what shape_.inv_freq points to
   Buffer own_workspace_;
+  Buffer addresses_;
   gpu::BlockShape shape_ = {};
   std::vector<CudaSlots> layers_;
   CudaSlots globals_;

@@ -34,6 +34,9 @@ int row_size(int rows) {
   return *std::find_if(std::begin(kRowSizes), std::end(kRowSizes), [rows](int size) { return size >= rows; });
 }
 
+// Units of a job are counted in 16 bits, and 2^16 times what a warp has of the vocabulary in 32 (kernels/decode_sample.cuh).
+constexpr int32_t kMaxVocab = 524288;
+
 // Shared memory of a launch: whole chunks, activations, attention's scratch, the rest.
 struct SharedMemory {
   int32_t ring, activation_bytes, scratch_bytes, kv_buffers;
@@ -87,7 +90,7 @@ DecodeShape::DecodeShape(const cf_model_config& c, const CudaDevice& device) {
   if (c.hidden_size > gpu::kMaxHidden) unsupported("hidden_size", c.hidden_size, "at most 5120");
   static_assert(gpu::kMaxHidden == 5120);
   if (c.n_layers > gpu::kMaxDecodeLayers) unsupported("n_layers", c.n_layers, "at most 128");
-  if (c.vocab_size > gpu::kTileRows * 65535) unsupported("vocab_size", c.vocab_size, "at most 1048560");  // units of a job are counted in 16 bits
+  if (c.vocab_size > kMaxVocab) unsupported("vocab_size", c.vocab_size, "at most 524288");
   if (device.compute_capability < 90)
     fail(CF_ERROR_UNSUPPORTED, "sessions on CUDA need compute capability 9.0 or newer (bulk copies); this device has ",
          device.compute_capability / 10, ".", device.compute_capability % 10);
@@ -116,7 +119,8 @@ DecodeLayout::DecodeLayout(const cf_model_config& c, int64_t capacity_tokens, co
   max_parts = int32_t(ceil_div(uint64_t(capacity_tokens), gpu::kPartTokens));
   state = place(sizeof(gpu::DecodeState));
   page_table = place(mul(ceil_div(uint64_t(capacity_tokens), gpu::kRunTokens), sizeof(int32_t)));
-  layers = place(mul(uint64_t(c.n_layers), sizeof(void*)));
+  sequence = place(sizeof(gpu::DecodeSequence) + mul(uint64_t(c.vocab_size), sizeof(float)) +
+                   3 * uint64_t(gpu::vocabulary_bits(c.vocab_size)) * sizeof(uint32_t));
   logits = place(mul(uint64_t(c.vocab_size), rows, sizeof(float)));
   words = at;
   hidden = place_words(2 * hidden_words);
@@ -127,12 +131,13 @@ DecodeLayout::DecodeLayout(const cf_model_config& c, int64_t capacity_tokens, co
   heads = place_words(2 * uint64_t(gpu::words_of(q_size(c))));
   partials = place_words(mul(uint64_t(c.n_heads), uint64_t(max_parts), uint64_t(gpu::partial_words(c.head_dim))));
   votes = place_words(2 * uint64_t(shape.n_ctas));
+  rounds = place(2 * uint64_t(shape.n_ctas) * gpu::kRoundWords * sizeof(uint4));
   end = at;
 }
 
 gpu::DecodeWords DecodeLayout::words_in(std::byte* memory) const {
   const auto at = [memory](uint64_t offset) { return reinterpret_cast<uint4*>(memory + offset); };
-  return {at(hidden), at(middle), at(qkv), at(activation), at(down), at(heads), at(partials), at(votes)};
+  return {at(hidden), at(middle), at(qkv), at(activation), at(down), at(heads), at(partials), at(votes), at(rounds)};
 }
 
 void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, const CudaDevice& device) {
@@ -153,23 +158,66 @@ gpu::DecodeParams decode_params(const cf_model_config& c, const CudaWeights& wei
   p.inv_freq = weights.shape().inv_freq;
   p.weight_dtype = weights.uniform_dtype();
   p.offsets = weights.layer_offsets();
-  const CudaSlots& globals = weights.globals();
-  p.embedding = static_cast<const char*>(globals.matrix(Slot::kEmbedding).data);
-  p.head = c.tied_embeddings ? p.embedding : static_cast<const char*>(globals.matrix(Slot::kHead).data);
-  p.final_norm = globals.norm(Slot::kFinalNormWeight);
+  p.addresses = weights.addresses();
+  for (int64_t word = 0; word < gpu::words_of(c.hidden_size); word++)
+    p.share_counts[gpu::share_of_word(word)] += word % gpu::kWordsPerStrip == gpu::kWordsPerStrip - 1 ? 1 : 3;
+  p.token = -1;
   p.window = kWindow, p.trickle = kTrickle;
   p.wait_limit_ns = uint64_t(device.wait_limit_ms) * 1'000'000;
   return p;
 }
 
-void launch_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, const CudaDevice& device,
-                   cudaStream_t stream) {
+int64_t steps_of_launch(const cf_model_config& c) {
+  constexpr double kSlowBytesPerSecond = 1.5e12, kLaunchSeconds = 50e-3;  // of the slowest memory that these kernels are for
+  return std::clamp<int64_t>(int64_t(kLaunchSeconds * kSlowBytesPerSecond / (2.0 * double(parameter_count(c)))), 1, 32);
+}
+
+uint32_t launch_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, bool has_head,
+                       cf_launch_mode mode, const CudaDevice& device, cudaStream_t stream) {
   const int rows = row_size(params.n_rows);
   const SharedMemory memory(config, shape.down_slices, rows, device.shared_memory_bytes);
   params.ring = memory.ring, params.activation_bytes = memory.activation_bytes, params.scratch_bytes = memory.scratch_bytes,
   params.kv_buffers = memory.kv_buffers;
-  launch_cooperative(context, decode_kernel(config.head_dim, params.weight_dtype, rows), shape.n_ctas, gpu::kDecodeThreads, memory.total, stream,
-                     &params, "launch steps");
+  const int32_t head = params.n_layers, end = head + has_head;
+  // Part of a step: layers first .. last - 1, and of those what `takes` says.
+  const auto launch = [&](int32_t first, int32_t last, uint32_t takes, bool begins, bool casts, bool ends, int32_t n_ctas, bool together) {
+    gpu::DecodeParams p = params;
+    p.first_layer = first, p.end_layer = last, p.takes = takes, p.begins = begins, p.casts = casts, p.ends = ends;
+    launch_kernel(context, decode_kernel(config.head_dim, params.weight_dtype, rows), n_ctas, gpu::kDecodeThreads, memory.total, together, stream, &p,
+                  "launch steps");
+  };
+  params.voters = shape.n_ctas;
+  if (mode == CF_LAUNCH_STEP) {
+    launch(0, end, gpu::kTakesAll, true, true, true, shape.n_ctas, true);
+    return 1;
+  }
+  const int32_t n_steps = params.n_steps;
+  params.n_steps = 1;
+  for (int32_t step = 0; step < n_steps; step++, params.token = -1, params.new_call = 0) {
+    if (mode == CF_LAUNCH_BLOCK) {
+      for (int32_t layer = 0; layer < head; layer++) launch(layer, layer + 1, gpu::kTakesAll, layer == 0, false, false, shape.n_ctas, true);
+      launch(head, end, gpu::kTakesAll, false, true, true, shape.n_ctas, true);
+      continue;
+    }
+    using namespace gpu;
+    static constexpr uint32_t kParallel[] = {kTakesQkv | kTakesUp, kTakesAttention | kTakesDown, kTakesCombine, kTakesO};
+    static constexpr uint32_t kSequential[] = {kTakesQkv, kTakesAttention, kTakesCombine, kTakesO, kTakesUp, kTakesDown};
+    const auto phase = [&](int32_t first, int32_t last, uint32_t takes, bool begins) {
+      launch(first, last, takes, begins, takes == kTakesHead, false, shape.n_ctas, false);
+    };
+    phase(0, 0, 0, true);
+    for (int32_t layer = 0; layer < head; layer++) {
+      if (config.parallel_residual)
+        for (const uint32_t takes : kParallel) phase(layer, layer + 1, takes, false);
+      else
+        for (const uint32_t takes : kSequential) phase(layer, layer + 1, takes, false);
+    }
+    if (has_head) phase(head, end, kTakesHead, false);
+    params.voters = has_head ? shape.n_ctas : 0;
+    launch(head, head, 0, false, false, true, 1, false);
+    params.voters = shape.n_ctas;
+  }
+  return uint32_t(n_steps);
 }
 
 }  // namespace cf

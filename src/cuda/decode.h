@@ -23,8 +23,8 @@ struct DecodeShape {
 
 // Where the parts of a session's device memory lie, in bytes.
 struct DecodeLayout {
-  uint64_t state, page_table, layers, logits, words, end;
-  uint64_t hidden, middle, qkv, activation, down, heads, partials, votes;  // words
+  uint64_t state, sequence, page_table, logits, words, end;
+  uint64_t hidden, middle, qkv, activation, down, heads, partials, votes, rounds;  // words
   int32_t max_parts;
 
   DecodeLayout(const cf_model_config& config, int64_t capacity_tokens, const DecodeShape& shape);
@@ -35,8 +35,11 @@ struct DecodeLayout {
 void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, const CudaDevice& device);
 // The fields of params that the model alone decides.
 gpu::DecodeParams decode_params(const cf_model_config& config, const CudaWeights& weights, const DecodeShape& shape, const CudaDevice& device);
-// Enqueues the steps that `params` describes, whose n_rows are set; fills in what depends on them.
-void launch_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, const CudaDevice& device,
-                   cudaStream_t stream);
+// Enqueues the steps that `params` describes, whose rows and n_steps are set, in the launches of a mode (not AUTO); fills in what depends on
+// these. has_head: logits are wanted. Returns how many launches will tell params.log of their end.
+uint32_t launch_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, bool has_head,
+                       cf_launch_mode mode, const CudaDevice& device, cudaStream_t stream);
+// Steps of a launch at most: so many that it ends within about 50 ms, and other work on the device gets its turn.
+int64_t steps_of_launch(const cf_model_config& config);
 
 }  // namespace cf

@@ -1,0 +1,314 @@
+// From a sequence's logits to its next token, by all CTAs together, each with the logits that it computed: the rules of
+// cf_sampler_options, as src/sampler.cpp has them. What CTAs tell each other are whole numbers and maxima, so neither their number
+// nor their order shows.
+//
+// top-k and top-p end in a search for the key of the least likely token that may be drawn: six bits a round. In each round every CTA
+// says how much its tokens add to each of 64 ranges of keys, and all CTAs add up what all have said.
+#pragma once
+
+#include <climits>
+
+#include "decode_job.cuh"
+
+namespace cf::gpu {
+
+// ---- Meetings of the product warps of all CTAs
+
+// What this CTA says in a round: s.totals[i] for i < n, each below 2^32; then s.totals are the sums over all CTAs.
+__device__ __noinline__ inline void add_totals(int n, uint32_t epoch) {
+  DecodeShared& s = shared();
+  const int ctas = static_cast<int>(gridDim.x), thread = static_cast<int>(threadIdx.x), n_words = (n + 2) / 3;
+  if (ctas == 1) return;
+  uint4* const round = s.params.words.rounds + (epoch & 1) * ctas * kRoundWords;
+  const auto total = [&](int i) { return i < n ? static_cast<uint32_t>(s.totals[i]) : 0u; };
+  if (thread < n_words)
+    ptx::store_word(round + blockIdx.x * kRoundWords + thread, total(3 * thread), total(3 * thread + 1), total(3 * thread + 2), epoch);
+  products_sync();
+  if (thread < n) s.totals[thread] = 0;
+  products_sync();
+  // Threads share the CTAs; each takes the same word of several.
+  const int groups = kProducts / n_words, group = thread / n_words, word = thread - group * n_words;
+  constexpr int kAtOnce = 8;
+  uint64_t sum[3] = {};
+#pragma unroll 1
+  for (int cta = group; group < groups && cta < ctas; cta += kAtOnce * groups) {
+    uint4 found[kAtOnce];
+    read_words<kAtOnce>(
+        round + word, epoch, [&](int j) { return (cta + j * groups) * kRoundWords; }, [&](int j) { return cta + j * groups < ctas; }, found);
+#pragma unroll
+    for (int j = 0; j < kAtOnce; j++)
+      if (cta + j * groups < ctas) sum[0] += found[j].x, sum[1] += found[j].y, sum[2] += found[j].z;
+  }
+#pragma unroll
+  for (int i = 0; i < 3; i++)
+    if (sum[i]) atomicAdd(reinterpret_cast<unsigned long long*>(&s.totals[3 * word + i]), static_cast<unsigned long long>(sum[i]));
+  products_sync();
+}
+
+// ---- Candidates
+
+// This CTA's tokens: those of its strips of the head.
+__device__ inline Run run_of_head() { return shared().runs[shared().params.n_layers * kJobKinds + kJobHead]; }
+__device__ inline int first_token() { return run_of_head().first * kTileRows; }
+__device__ inline int end_token() { return min(run_of_head().end * kTileRows, shared().params.vocab_size); }
+
+// Calls visit(token, scaled logit) for this thread's share of the tokens that are not banned.
+template <class Visit>
+__device__ __forceinline__ void each_candidate(Visit visit) {
+  const DecodeParams& p = shared().params;
+  const float temperature = shared().sequence.sampler.temperature;
+  const int end = end_token();
+#pragma unroll 1
+  for (int token = first_token() + static_cast<int>(threadIdx.x); token < end; token += kProducts) {
+    const float logit = p.adjusted_logits[token];
+    if (logit != -INFINITY) visit(token, logit / temperature);
+  }
+}
+
+// Whole numbers in the order of the values.
+__device__ inline uint32_t key_of(float value) {
+  const uint32_t bits = __float_as_uint(value + 0.0f);  // -0 and 0 are equal
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ inline float value_of_key(uint32_t key) { return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key); }
+
+// Probability, relative to the likeliest token's, as a multiple of 2^-32.
+__device__ inline uint64_t mass_of(float value, float most) {
+  return static_cast<uint64_t>(exp(static_cast<double>(value) - static_cast<double>(most)) * 4294967296.0 + 0.5);
+}
+
+// A search for the largest key at which the tokens from it on, out of those with key `floor` or more, are enough; 0 if all of them
+// are not. They count one each, or their mass: then `share` of the whole is enough, else `share` tokens. s.least is the key so far, without
+// its last `shift` bits, s.mass what the tokens beyond it add up to, s.enough what is enough. State is in shared memory between these
+// functions: what they keep in registers the matrix products could not.
+
+// How much this CTA's tokens add to each of 64 ranges of keys: into s.totals, of a mass the upper and the lower 16 bits apart, so that
+// each number stays below 2^32.
+template <bool kMass>
+__device__ __noinline__ inline void count_buckets(int shift, uint32_t floor, float most) {
+  DecodeShared& s = shared();
+  constexpr int kNumbers = kMass ? 2 * kBuckets : kBuckets;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpLanes, bits = shift == 0 ? 2 : 6;
+  uint32_t(*const counts)[2 * kBuckets] = reinterpret_cast<uint32_t(*)[2 * kBuckets]>(&s.sums[0][0]);  // of each warp
+  static_assert(sizeof(uint32_t) * 2 * kBuckets * kProductWarps <= sizeof(s.sums));
+#pragma unroll
+  for (int i = thread % kWarpLanes; i < kNumbers; i += kWarpLanes) counts[warp][i] = 0;
+  __syncwarp();
+  each_candidate([&](int, float value) {
+    const uint32_t key = key_of(value);
+    if (key < floor || (shift < 26 && key >> (shift + bits) != s.least >> (shift + bits))) return;
+    const int bucket = static_cast<int>(key >> shift) & ((1 << bits) - 1);
+    if (kMass) {
+      const uint64_t mass = mass_of(value, most);
+      atomicAdd(&counts[warp][2 * bucket], static_cast<uint32_t>(mass >> 16));
+      atomicAdd(&counts[warp][2 * bucket + 1], static_cast<uint32_t>(mass & 0xffff));
+    } else {
+      atomicAdd(&counts[warp][bucket], 1u);
+    }
+  });
+  products_sync();
+  if (thread < kNumbers) {
+    uint64_t sum = 0;
+#pragma unroll 1
+    for (int i = 0; i < kProductWarps; i++) sum += counts[i][thread];
+    s.totals[thread] = sum;
+  }
+  products_sync();
+}
+
+// From the totals of all CTAs the next bits of the key. False: all tokens are not enough.
+template <bool kMass>
+__device__ __noinline__ inline bool choose_bucket(int shift, double share) {
+  DecodeShared& s = shared();
+  const int lane = static_cast<int>(threadIdx.x);
+  if (lane < kWarpLanes) {
+    // From the last bucket down: lane i has buckets 63 - 2 i and 62 - 2 i.
+    const auto total = [&](int bucket) { return kMass ? (s.totals[2 * bucket] << 16) + s.totals[2 * bucket + 1] : s.totals[bucket]; };
+    const int high = kBuckets - 1 - 2 * lane;
+    const uint64_t first = total(high), second = total(high - 1), above = shift == 26 ? 0 : s.mass;
+    uint64_t until = first + second;  // of this lane's buckets and all beyond
+#pragma unroll
+    for (int lanes = 1; lanes < kWarpLanes; lanes *= 2) {
+      const uint64_t other = __shfl_up_sync(0xffffffffu, until, lanes);
+      if (lane >= lanes) until += other;
+    }
+    const uint64_t all = __shfl_sync(0xffffffffu, until, kWarpLanes - 1);
+    const double enough = shift < 26 ? s.enough : kMass ? share * static_cast<double>(all) : share;
+    const uint64_t with_second = above + until, with_first = with_second - second;
+    const uint32_t found = __ballot_sync(0xffffffffu, static_cast<double>(with_second) >= enough);
+    const bool mine = found ? lane == __ffs(static_cast<int>(found)) - 1 : false;
+    if (mine) {
+      const bool in_first = static_cast<double>(with_first) >= enough;
+      s.least = (shift == 26 ? 0 : s.least) | static_cast<uint32_t>(in_first ? high : high - 1) << shift;
+      s.mass = in_first ? with_first - first : with_first;
+    }
+    if (lane == 0) s.enough = enough, s.found = found != 0;
+    if (lane == 0 && !found) s.least = 0, s.mass = 0;
+  }
+  products_sync();
+  return s.found;
+}
+
+template <bool kMass>
+__device__ __forceinline__ uint32_t search(uint32_t floor, double share, float most, uint32_t epoch) {
+#pragma unroll 1
+  for (int shift = 26; shift >= 0; shift = shift == 2 ? 0 : shift - 6) {
+    count_buckets<kMass>(shift, floor, most);
+    add_totals(kMass ? 2 * kBuckets : kBuckets, ++epoch);
+    if (!choose_bucket<kMass>(shift, share) || shift == 0) break;
+  }
+  return epoch;
+}
+
+// Of the tokens at the limit of top-p only the lowest may be drawn, as many as it takes: s.ties_allowed for this CTA's.
+__device__ __noinline__ inline uint32_t share_ties(float most, uint32_t epoch) {
+  DecodeShared& s = shared();
+  const uint32_t least = s.least;
+  const int ctas = static_cast<int>(gridDim.x), turn = turned_cta(s.params.n_layers, kJobHead);
+  int mine = 0;
+  each_candidate([&](int, float value) { mine += key_of(value) == least; });
+  if (threadIdx.x == 0) s.ties_allowed = 0, s.totals[0] = s.totals[1] = 0;
+  products_sync();
+  if (mine) atomicAdd(&s.ties_allowed, mine);
+  products_sync();
+  // In the place of its turn, so that the order is that of the tokens.
+  uint4* const round = s.params.words.rounds + (++epoch & 1) * ctas * kRoundWords;
+  if (threadIdx.x == 0) ptx::store_word(round + turn * kRoundWords, static_cast<uint32_t>(s.ties_allowed), 0, 0, epoch);
+#pragma unroll 1
+  for (int cta = threadIdx.x; cta < ctas; cta += kProducts) {
+    uint4 word[1];
+    read_words<1>(
+        round, epoch, [&](int) { return cta * kRoundWords; }, [](int) { return true; }, word);
+    auto* const totals = reinterpret_cast<unsigned long long*>(s.totals);
+    atomicAdd(&totals[0], static_cast<unsigned long long>(word[0].x));
+    if (cta < turn) atomicAdd(&totals[1], static_cast<unsigned long long>(word[0].x));
+  }
+  products_sync();
+  if (threadIdx.x == 0) {
+    const double one = fmax(static_cast<double>(mass_of(value_of_key(least), most)), 1.0);
+    const double wanted = ceil((s.enough - static_cast<double>(s.mass)) / one);  // the first one that reaches it counts
+    const int64_t all = static_cast<int64_t>(s.totals[0]), before = static_cast<int64_t>(s.totals[1]),
+                  allowed = static_cast<int64_t>(fmin(fmax(wanted, 1.0), static_cast<double>(all)));
+    s.ties_allowed = allowed == all ? INT_MAX : static_cast<int>(max(allowed - before, int64_t{0}));
+  }
+  products_sync();
+  return epoch;
+}
+
+// Philox4x32-10 (Salmon et al., SC 2011), as src/philox.h.
+__device__ inline uint32_t philox(uint4 counter, uint2 key, int word) {
+#pragma unroll 1
+  for (int round = 0; round < 10; round++) {
+    const uint32_t a_high = __umulhi(0xD2511F53u, counter.x), a_low = 0xD2511F53u * counter.x, b_high = __umulhi(0xCD9E8D57u, counter.z),
+                   b_low = 0xCD9E8D57u * counter.z;
+    counter = {b_high ^ counter.y ^ key.x, b_low, a_high ^ counter.w ^ key.y, a_low};
+    key.x += 0x9E3779B9u, key.y += 0xBB67AE85u;
+  }
+  return word == 0 ? counter.x : word == 1 ? counter.y : word == 2 ? counter.z : counter.w;
+}
+
+// Standard Gumbel noise for a token at a position.
+__device__ inline double gumbel(uint64_t seed, int position, int token) {
+  const uint32_t word = philox({static_cast<uint32_t>(token / 4), static_cast<uint32_t>(position), 0, 0},
+                               {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)}, token % 4);
+  return -log(-log((word + 0.5) * 0x1p-32));
+}
+
+struct Draw {
+  double score;
+  int token;  // -1: none
+  __device__ void take(double other, int its_token) {
+    if (its_token >= 0 && (token < 0 || other > score || (other == score && its_token < token))) score = other, token = its_token;
+  }
+};
+__device__ inline Draw best_draw_of_lanes(Draw best) {
+#pragma unroll 1
+  for (int lanes = kWarpLanes / 2; lanes > 0; lanes /= 2)
+    best.take(__shfl_xor_sync(0xffffffffu, best.score, lanes), __shfl_xor_sync(0xffffffffu, best.token, lanes));
+  return best;
+}
+
+// The last token at the limit that this CTA may draw.
+__device__ __noinline__ inline int last_tie() {
+  DecodeShared& s = shared();
+  if (s.ties_allowed == INT_MAX) return INT_MAX;
+  products_sync();
+  if (threadIdx.x == 0) {  // seldom
+    int left = s.ties_allowed, last = -1;
+#pragma unroll 1
+    for (int token = first_token(); token < end_token() && left > 0; token++) {
+      const float logit = s.params.adjusted_logits[token];
+      if (logit != -INFINITY && key_of(logit / s.sequence.sampler.temperature) == s.least) last = token, left--;
+    }
+    s.ties_allowed = last;
+  }
+  products_sync();
+  return s.ties_allowed;
+}
+
+// The best draw among this CTA's tokens, in every lane of warp 0.
+__device__ __noinline__ inline Draw best_of_cta(float most, int position, int last_tie) {
+  DecodeShared& s = shared();
+  const DecodeSampler& sampler = s.sequence.sampler;
+  Draw best = {0, -1};
+  each_candidate([&](int token, float value) {
+    const uint32_t key = key_of(value);
+    if (key < s.least || (key == s.least && token > last_tie)) return;
+    if (sampler.min_p > 0 && !(exp(static_cast<double>(value) - static_cast<double>(most)) >= static_cast<double>(sampler.min_p))) return;
+    best.take(static_cast<double>(value) + gumbel(sampler.seed, position, token), token);
+  });
+  best = best_draw_of_lanes(best);
+  Draw* const of_warps = reinterpret_cast<Draw*>(&s.sums[0][0]);
+  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+  if (lane == 0) of_warps[threadIdx.x / kWarpLanes] = best;
+  products_sync();
+  return best_draw_of_lanes(lane < kProductWarps ? of_warps[lane] : Draw{0, -1});
+}
+
+// The best draw of all CTAs into s.token[0].
+__device__ __noinline__ inline void take_best_draw(Draw best, uint32_t epoch) {
+  DecodeShared& s = shared();
+  const int lane = static_cast<int>(threadIdx.x), ctas = static_cast<int>(gridDim.x);
+  if (lane < kWarpLanes) {
+    uint4* const round = s.params.words.rounds + (epoch & 1) * ctas * kRoundWords;
+    const uint64_t bits = static_cast<uint64_t>(__double_as_longlong(best.score));
+    if (lane == 0)
+      ptx::store_word(round + blockIdx.x * kRoundWords, static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32),
+                      static_cast<uint32_t>(best.token), epoch);
+    best = {0, -1};
+    constexpr int kAtOnce = 5;
+#pragma unroll 1
+    for (int cta = lane; cta < ctas; cta += kAtOnce * kWarpLanes) {
+      uint4 word[kAtOnce];
+      read_words<kAtOnce>(
+          round, epoch, [&](int j) { return (cta + j * kWarpLanes) * kRoundWords; }, [&](int j) { return cta + j * kWarpLanes < ctas; }, word);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; j++)
+        if (cta + j * kWarpLanes < ctas)
+          best.take(__longlong_as_double(static_cast<int64_t>(static_cast<uint64_t>(word[j].y) << 32 | word[j].x)), static_cast<int>(word[j].z));
+    }
+    best = best_draw_of_lanes(best);
+    if (lane == 0 && best.token >= 0) s.token[0] = best.token;
+  }
+  products_sync();
+}
+
+// Draws the token for `position` into s.token[0], which is the likeliest one before. Each of these functions begins after `epoch` and
+// returns that of its last round.
+__device__ __forceinline__ uint32_t draw_token(int position, uint32_t epoch) {
+  DecodeShared& s = shared();
+  const DecodeSampler& sampler = s.sequence.sampler;
+  const float most = s.most[0] / sampler.temperature;
+  if (sampler.temperature == 0 || !isfinite(most)) return epoch;  // by so low a temperature logits differ by more than any noise
+  if (threadIdx.x == 0) s.least = 0, s.ties_allowed = INT_MAX;
+  products_sync();
+  if (sampler.top_k > 0) epoch = search<false>(0, static_cast<double>(sampler.top_k), most, epoch);
+  if (sampler.top_p < 1) {
+    epoch = search<true>(s.least, static_cast<double>(sampler.top_p), most, epoch);
+    if (s.least > 0) epoch = share_ties(most, epoch);
+  }
+  take_best_draw(best_of_cta(most, position, last_tie()), ++epoch);
+  return epoch;
+}
+
+}  // namespace cf::gpu
