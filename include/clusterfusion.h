@@ -197,6 +197,9 @@ typedef struct cf_context_options {
   void* allocator_user;
   uint32_t device_wait_limit_ms; /* CUDA: bound of every device-side wait, then CF_ERROR_DEVICE_LOST; default 1000 */
   uint32_t reserved;             /* 0 */
+  uint64_t prefill_workspace_bytes; /* CUDA: what prompts may take besides weights and sessions, for each model; default 256 MiB. With
+                                       less they go through the model in shorter pieces, to the same bits; CF_ERROR_UNSUPPORTED at a
+                                       session's creation if even the shortest piece needs more */
 } cf_context_options;
 
 CF_API cf_status cf_context_options_init(cf_context_options* options, size_t struct_size);
@@ -453,10 +456,16 @@ CF_API cf_status cf_session_options_init(cf_session_options* options, size_t str
 /* All memory that the session needs is allocated here (pages as `reserve` says). CF_ERROR_NOT_LOADED until every layer and
  * the globals are loaded; CF_ERROR_CACHE_FULL if the pool cannot give what is to be reserved.
  *
- * On CUDA, for now: compute capability 9.0 or newer; hidden_size at most 5120, vocab_size at most 524288; clusters of 1; no taps and no
- * outputs in device memory (CF_ERROR_UNSUPPORTED). cf_decode_step and cf_decode_steps without outputs only enqueue, with any sampler, unless
- * they were given a progress function or a cancellation; other calls return when their work is done. Positions of a prompt and rows of a batch
- * go through the model up to eight at a time. */
+ * On CUDA, for now: compute capability 9.0 or newer; hidden_size at most 5120, vocab_size at most 524288; clusters of 1 (CF_ERROR_UNSUPPORTED).
+ * cf_decode_step and cf_decode_steps without outputs and taps only enqueue, with any sampler, unless they were given a progress function or a
+ * cancellation; other calls return when their work is done. Prompts have kernels of their own: what they leave in the cache and their logits
+ * are those of steps within the error of 16-bit activations, and the same bits however a prompt is cut. Rows of cf_decode_positions and
+ * cf_decode_batch go through the model up to eight at a time.
+ *
+ * While the caller captures a session's stream (options.stream), cf_decode_step and cf_decode_steps add their launches to the capture instead,
+ * with reserve 1, and without outputs, taps, progress and cancellation. A replay goes on from wherever the session is then, and
+ * cf_session_wait tells what replays have come to. It must be ordered, by the stream or by the caller, with all other work of the session; the
+ * session, and weights as they were at the capture, must outlive it. */
 CF_API cf_status cf_session_create(cf_model* model, const cf_session_options* options, cf_session** session);
 /* Waits for the session's enqueued work (at most device_wait_limit_ms on a device that no longer answers). */
 CF_API cf_status cf_session_destroy(cf_session* session);
@@ -559,7 +568,8 @@ CF_API cf_status cf_outputs_init(cf_outputs* outputs, size_t struct_size);
  * of cf_decode_batch one per session, in which a session that failed before the step has nothing read or written; of several
  * steps in a call one, which holds the values of the last (a write acts on each of them). Taps act as the step comes by their
  * place, those at one place in the order given. Keys and values are made of what was written. What a failed or cancelled step has
- * read is undefined. */
+ * read is undefined. In a prompt CUDA keeps ATTENTION_HEADS and MLP_ACTIVATION in the weights' dtype, which rounds what is written there; in
+ * other steps with taps it launches phase by phase. */
 typedef int32_t cf_tap_point;
 enum {
   CF_TAP_BLOCK_INPUT = 1,     /* [T, H] residual stream before the block */

@@ -144,6 +144,25 @@ struct ConvertParams {
 };
 constexpr int kConvertThreads = 256;
 
+// ---- Taps: rows of activations where a launch has left them, from or to dense rows in fp32 ----
+
+enum class TapForm : int32_t {
+  kWords,            // of the residual stream, as decode.cuh exchanges it
+  kActivationWords,  // of activations there: two numbers of `dtype`, to be added
+  kBlocks,           // of the residual stream in prefill (prefill_contract.h)
+  kPanels,           // of activations there, in `dtype`
+};
+struct TapParams {
+  TapForm form;
+  cf_dtype dtype;
+  void* rows;
+  int32_t columns, first_row, n_rows;
+  int32_t groups;  // of panels
+  float* data;     // [n_rows, columns]
+  int32_t writes;  // 1: from data
+};
+constexpr int kTapThreads = 256;
+
 // ---- Decoding: steps of a model in one persistent launch (decode.cuh) ----
 
 // The warps of a CTA, by their work: products, then activations and attention; then one thread that streams weights, and in the last
@@ -389,6 +408,7 @@ CF_BOTH constexpr int64_t scratch_floats(int64_t group, int64_t head_dim, int64_
 // The kernels, for launching: block.cu (NULL for a head_dim that is not built) and convert.cu.
 const void* block_kernel(int32_t head_dim);
 const void* convert_kernel();
+const void* tap_kernel();
 // decode_*.cu, each for one head_dim: for launches of up to `rows` rows.
 const void* decode_kernel_32(cf_dtype weight_dtype, int rows);
 const void* decode_kernel_64(cf_dtype weight_dtype, int rows);

@@ -1,6 +1,7 @@
 #include "host_session.h"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 namespace cf {
@@ -119,7 +120,7 @@ class HostSession::Undo {
   int32_t pending_;
 };
 
-// Consecutive positions, all or nothing, in pieces that end at absolute multiples of kPieceRows.
+// Consecutive positions, all or nothing; a prompt's in pieces that end at absolute multiples of prompt_rows().
 void HostSession::run_positions(const int32_t* tokens, int64_t n_tokens, bool every_row, const Step& step) {
   const bool all_outputs = step.has_outputs && step.outputs.rows == CF_ROWS_ALL;
   const int64_t n_outputs = all_outputs ? n_tokens : step.has_outputs;
@@ -136,26 +137,26 @@ void HostSession::run_positions(const int32_t* tokens, int64_t n_tokens, bool ev
   for (int64_t i = 0; i < n_tokens; i++)
     if (tokens[i] != CF_TOKEN_PENDING) put_token(position_ + i, tokens[i]);
 
-  Row rows[kPieceRows];
-  const int64_t end = position_ + n_tokens;
+  const int64_t end = position_ + n_tokens, most = every_row ? kPieceRows : prompt_rows();
+  std::vector<Row> rows(size_t(std::min(most, n_tokens)));
   for (int64_t position = position_, next; position < end; position = next) {
-    next = every_row ? end : std::min(end, (position / kPieceRows + 1) * kPieceRows);  // every_row: at most kPieceRows in all
+    next = every_row ? end : std::min(end, (position / most + 1) * most);  // every_row: at most kPieceRows in all
     for (int64_t p = position; p < next; p++) {
       const bool last = p == end - 1;
       const int64_t output = all_outputs ? p - position_ : last && step.has_outputs ? 0 : -1;
-      rows[p - position] = {this, p, log_.tokens[p], p - position_, output, step.sample && (every_row || last)};
+      rows[size_t(p - position)] = {this, p, log_.tokens[p], p - position_, output, step.sample && (every_row || last)};
     }
-    if (!run_piece(rows, next - position, step)) {
+    if (!(every_row ? run_piece(rows.data(), next - position, step) : run_prompt(rows.data(), next - position, step))) {
       cancel();
       return fail_outputs(all_outputs ? position - position_ : 0);
     }
-    for (int64_t i = 0; i < next - position; i++)
-      if (rows[i].output >= 0 && step.outputs.row_status) step.outputs.row_status[rows[i].output] = rows[i].failed ? status_ : CF_OK;
+    for (const Row& row : std::span(rows).first(size_t(next - position)))
+      if (row.output >= 0 && step.outputs.row_status) step.outputs.row_status[row.output] = row.failed ? status_ : CF_OK;
     if (status_ == CF_OK && !step.progress(uint64_t(next - position_), uint64_t(n_tokens))) cancel();
     if (status_ != CF_OK) return fail_outputs(all_outputs ? next - position_ : next == end);
     if (next == end) {
       undo.keep();
-      return advance(end, rows[next - position - 1].next);
+      return advance(end, rows[size_t(next - position - 1)].next);
     }
   }
 }

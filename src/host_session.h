@@ -10,7 +10,8 @@
 
 namespace cf {
 
-constexpr int64_t kPieceRows = 64;  // the most rows that go through a block together
+constexpr int64_t kPieceRows = 64;  // the most rows that go through a block together, but for a prompt's
+static_assert(kPieceRows >= kMaxRows);
 
 // A session's tokens by position, and how many of them readers may see. Both are accessed as atomics: by tokens() on any thread, and by
 // a device that takes steps by itself.
@@ -50,6 +51,9 @@ class HostSession : public Session {
   // Rows (at most kPieceRows, those of one session in order of position) through the model, whose weights stay as they are meanwhile; then
   // finish_row for each that needs_logits. A row that fails gives its session its status. False: cancelled, nothing of it counts.
   virtual bool run_piece(Row* rows, int64_t n_rows, const Step& step) = 0;
+  // The same for a piece of a prompt: rows of this session, within positions [i R, (i + 1) R) for R = prompt_rows().
+  virtual bool run_prompt(Row* rows, int64_t n_rows, const Step& step) { return run_piece(rows, n_rows, step); }
+  virtual int64_t prompt_rows() const { return kPieceRows; }
   virtual void position_changed() {}                        // on the host, or what is pending there
   void set_status(cf_status status, std::string sentence);  // keeps the first
   static KvView kv_of(const Row& row, int32_t layer) { return row.session->pool_->view(layer, row.session->table_.pages.data()); }

@@ -229,6 +229,7 @@ std::unique_ptr<Session> Session::fork(int64_t position, const cf_session_option
   state.position = position;
   state.tokens.resize(size_t(position) + state.pending);
   std::unique_ptr<Session> fork = backend.create_session(model_, o, {this, position});
+  pages_shared();
   fork->sampler_ = sampler_;
   fork->made_with_ = made_with_;
   fork->set_state(state);

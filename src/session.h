@@ -33,6 +33,7 @@ struct Step {
   std::vector<int32_t> targets;  // one per output row; empty: none
   std::vector<cf_tap> taps;
   Progress progress;
+  float* device_logits = nullptr;  // [rows, V] of outputs in device memory, which the backend copies by itself; outputs.logits is NULL then
 };
 
 // A captured step of a session, which outlives it.
@@ -91,6 +92,7 @@ class Session {
   // Takes in what enqueued work has come to; unless `wait`, CF_ERROR_BUSY while it is unfinished.
   virtual void settle(bool /*wait*/) {}
   virtual void sampler_changed() {}
+  virtual void pages_shared() {}                                  // with a fork that has just been made
   virtual std::unique_ptr<Graph> capture_steps(int64_t n_steps);  // CF_ERROR_UNSUPPORTED, unless the backend has graphs
   virtual SessionState state() const = 0;                         // once settled
   virtual void set_state(const SessionState& state) = 0;

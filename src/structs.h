@@ -20,7 +20,7 @@ T defaults() {
 template <>
 inline cf_context_options defaults() {
   cf_context_options o{};
-  o.struct_size = sizeof o, o.log_level = CF_LOG_INFO, o.device_wait_limit_ms = 1000;
+  o.struct_size = sizeof o, o.log_level = CF_LOG_INFO, o.device_wait_limit_ms = 1000, o.prefill_workspace_bytes = uint64_t{256} << 20;
   return o;
 }
 template <>

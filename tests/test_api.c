@@ -260,7 +260,8 @@ static void test_init_refuses_what_cannot_be_a_struct(void) {
 
 static void test_defaults_are_as_the_header_says(void) {
   EXPECT_DEFAULTS(cf_device_info, );
-  EXPECT_DEFAULTS(cf_context_options, e->device_kind = CF_DEVICE_CPU, e->log_level = CF_LOG_INFO, e->device_wait_limit_ms = 1000);
+  EXPECT_DEFAULTS(cf_context_options, e->device_kind = CF_DEVICE_CPU, e->log_level = CF_LOG_INFO, e->device_wait_limit_ms = 1000,
+                  e->prefill_workspace_bytes = 256 << 20);
   EXPECT_DEFAULTS(cf_context_info, );
   EXPECT_DEFAULTS(cf_model_config, e->bos_token = -1);
   EXPECT_DEFAULTS(cf_model_options, e->weight_dtype = CF_DTYPE_AUTO);

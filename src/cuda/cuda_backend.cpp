@@ -1,5 +1,8 @@
 // A CUDA device behind the backend interface.
 
+#include <map>
+#include <mutex>
+
 #include "checked.h"
 #include "cuda/block.h"
 #include "cuda/cuda_call.h"
@@ -40,7 +43,8 @@ int32_t find_device(const cf_context_options& o) {
 
 class CudaBackend : public Backend {
  public:
-  CudaBackend(Context& context, const cf_context_options& o) : context_(context), ordinal_(find_device(o)), wait_limit_ms_(o.device_wait_limit_ms) {
+  CudaBackend(Context& context, const cf_context_options& o)
+      : context_(context), ordinal_(find_device(o)), wait_limit_ms_(o.device_wait_limit_ms), prefill_workspace_bytes_(o.prefill_workspace_bytes) {
     cf_device_info info = {};
     cuda_device_query(ordinal_, info);
     if (!info.usable) fail(CF_ERROR_UNSUPPORTED, "CUDA device ", ordinal_, " (", info.name, ") cannot be used: ", info.reason);
@@ -78,13 +82,13 @@ class CudaBackend : public Backend {
   cf_dtype kept_dtype(cf_dtype wanted, cf_dtype stored) const override { return cuda_kept_dtype(wanted, stored); }
   void wait_for(void* stream) const override {
     const DeviceScope scope(&context_, ordinal_);
-    check_not_capturing(context_, static_cast<cudaStream_t>(stream));
+    check_not_capturing(context_, static_cast<cudaStream_t>(stream), "weights cannot be loaded");
     check_cuda(&context_, cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "wait for the tensors");
   }
   uint64_t load_staging_bytes() const override { return 2 * kLoadStagingBytes + kAlignment; }  // host, and device
   uint64_t block_workspace_bytes(const cf_model_config& config) const override { return CudaWeights::workspace_bytes(config); }
   uint64_t workspace_bytes(const cf_model_config& config, int64_t capacity_tokens) const override {
-    return CudaSession::workspace_bytes(config, capacity_tokens, device());
+    return add(CudaSession::workspace_bytes(config, capacity_tokens, device()), Prefill::workspace_bytes(config, device()));
   }
   RowReader row_reader() const override { return read_device_rows; }
 
@@ -95,7 +99,8 @@ class CudaBackend : public Backend {
   std::unique_ptr<Session> create_session(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from) override {
     cf_session_options resolved = options;
     if (resolved.launch_mode == CF_LAUNCH_AUTO) resolved.launch_mode = CF_LAUNCH_STEP;
-    return std::make_unique<CudaSession>(std::move(model), resolved, from, device());
+    std::shared_ptr<PrefillMemory> memory = prefill_memory(*model);
+    return std::make_unique<CudaSession>(std::move(model), resolved, from, device(), std::move(memory));
   }
 
   void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& options) override {
@@ -107,7 +112,22 @@ class CudaBackend : public Backend {
   }
 
  private:
-  CudaDevice device() const { return {ordinal_, multiprocessors_, compute_capability_, shared_memory_bytes_, wait_limit_ms_}; }
+  CudaDevice device() const {
+    return {ordinal_, multiprocessors_, compute_capability_, shared_memory_bytes_, wait_limit_ms_, prefill_workspace_bytes_};
+  }
+
+  // That of a model's sessions, for as long as there are any.
+  std::shared_ptr<PrefillMemory> prefill_memory(const Model& model) {
+    const std::lock_guard lock(prefill_mutex_);
+    std::erase_if(prefill_memory_, [](const auto& of_model) { return of_model.second.expired(); });
+    std::shared_ptr<PrefillMemory> memory = prefill_memory_[&model].lock();
+    if (memory) return memory;
+    const DeviceScope scope(&context_, ordinal_);
+    memory = std::make_shared<PrefillMemory>();
+    memory->workspace = Buffer(context_.device_memory(), Prefill::workspace_bytes(model.config(), device()));
+    prefill_memory_[&model] = memory;
+    return memory;
+  }
 
   void copy(void* dst, const void* src, uint64_t bytes, cudaMemcpyKind kind) {
     const DeviceScope scope(&context_, ordinal_);
@@ -118,6 +138,9 @@ class CudaBackend : public Backend {
   Context& context_;
   const int32_t ordinal_;
   const uint32_t wait_limit_ms_;
+  const uint64_t prefill_workspace_bytes_;
+  std::mutex prefill_mutex_;
+  std::map<const Model*, std::weak_ptr<PrefillMemory>> prefill_memory_;
   int multiprocessors_ = 0, compute_capability_ = 0;
   uint64_t shared_memory_bytes_ = 0;
   cudaStream_t load_stream_ = nullptr;

@@ -88,6 +88,16 @@ void launch_kernel(Context& context, const void* kernel, int n_ctas, int threads
   check_cuda(&context, cudaLaunchKernelExC(&launch, kernel, arguments), doing);
 }
 
+bool is_capturing(Context& context, cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check_cuda(&context, cudaStreamIsCapturing(stream, &status), "look at a stream");
+  return status != cudaStreamCaptureStatusNone;
+}
+
+void check_not_capturing(Context& context, cudaStream_t stream, const char* what) {
+  if (is_capturing(context, stream)) fail(CF_ERROR_INVALID_ARGUMENT, what, " on a stream that is being captured");
+}
+
 DeviceScope::DeviceScope(Context* context, int ordinal) {
   check_cuda(context, cudaGetDevice(&previous_), "find the current device");
   check_cuda(context, cudaSetDevice(ordinal), "make a device current");

@@ -18,6 +18,10 @@ void prepare_kernel(Context& context, const void* kernel, int threads, uint64_t 
 void launch_kernel(Context& context, const void* kernel, int n_ctas, int threads, uint64_t shared_bytes, bool together, cudaStream_t stream,
                    void* params, const char* doing);
 
+bool is_capturing(Context& context, cudaStream_t stream);
+// Throws CF_ERROR_INVALID_ARGUMENT on a stream that is being captured; `what` completes "... on a stream that is being captured".
+void check_not_capturing(Context& context, cudaStream_t stream, const char* what);
+
 // Makes a device current for the calling thread and puts back what was. Meanwhile calls that would disturb another thread's stream
 // capture (an allocation, say) do not.
 class DeviceScope {

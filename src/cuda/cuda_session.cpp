@@ -19,20 +19,32 @@ PinnedLog::PinnedLog(Context& context, int ordinal, int64_t capacity_tokens) {
   log_ = static_cast<gpu::SequenceLog*>(memory);
 }
 
-CudaSession::CudaSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from, const CudaDevice& device)
+namespace {
+cf_dtype weight_dtype_of(const Model& model) {
+  const cf_dtype dtype = static_cast<const CudaWeights&>(model.weights()).uniform_dtype();
+  if (dtype == CF_DTYPE_AUTO)
+    fail(CF_ERROR_UNSUPPORTED, "some matrices are F16 and some BF16; load the model with one weight_dtype for CUDA sessions");
+  return dtype;
+}
+}  // namespace
+
+CudaSession::CudaSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from, const CudaDevice& device,
+                         std::shared_ptr<PrefillMemory> prefill_memory)
     : PinnedLog(*model->context(), device.ordinal, options.capacity_tokens),
       HostSession(std::move(model), options, from, token_log()),
       device_(device),
       shape_(model_->config(), device),
       layout_(model_->config(), capacity_, shape_),
+      prefill_([&] {
+        const DeviceScope scope(model_->context().get(), device.ordinal);
+        return Prefill(*model_->context(), model_->config(), weight_dtype_of(*model_), pool_->kv_dtype(), device);
+      }()),
+      prefill_memory_(std::move(prefill_memory)),
       logits_(size_t(shape_.max_rows) * size_t(model_->config().vocab_size)) {
   if (options.cluster_size > 1) fail(CF_ERROR_UNSUPPORTED, "cluster_size ", options.cluster_size, " is not built yet; CUDA sessions use 1");
   Context& context = *model_->context();
-  const cf_dtype weight_dtype = static_cast<const CudaWeights&>(model_->weights()).uniform_dtype();
-  if (weight_dtype == CF_DTYPE_AUTO)
-    fail(CF_ERROR_UNSUPPORTED, "some matrices are F16 and some BF16; load the model with one weight_dtype for CUDA sessions");
   const DeviceScope scope(&context, device_.ordinal);
-  prepare_decode(context, model_->config(), shape_, weight_dtype, device_);
+  prepare_decode(context, model_->config(), shape_, weight_dtype_of(*model_), device_);
   memory_ = Buffer(context.device_memory(), layout_.end);
   if (options.stream) stream_ = static_cast<cudaStream_t>(options.stream);
   else check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "create a stream"), own_stream_ = true;
@@ -79,6 +91,9 @@ void CudaSession::position_changed() {
   if (!memory_.data()) return;
   const DeviceScope scope(model_->context().get(), device_.ordinal);
   const int64_t position = known_position();
+  if (driven_ && !own_pages_ahead())
+    set_status(CF_ERROR_CACHE_FULL,
+               text("the KV pool has no room for copies of pages that other sessions share, which steps captured by the caller need"));
   const gpu::DecodeSequence s = {int32_t(position), pending() ? token_at(position) : -1, CF_OK, 0, {}};
   upload(layout_.sequence, &s, offsetof(gpu::DecodeSequence, sampler));
   sequence_log()->status = CF_OK;
@@ -105,16 +120,22 @@ void CudaSession::sampler_changed() {
 }
 
 bool CudaSession::busy() {
-  if (!ahead_) return false;
+  if (!ahead_ && !driven_) return false;
   const DeviceScope scope(model_->context().get(), device_.ordinal);
+  check_not_capturing(*model_->context(), stream_, "a session's work cannot be waited for");
   const cudaError_t error = cudaStreamQuery(stream_);
-  if (error == cudaErrorNotReady) return std::atomic_ref(sequence_log()->launches).load(std::memory_order_acquire) != launches_;
+  if (error == cudaErrorNotReady) return driven_ || std::atomic_ref(sequence_log()->launches).load(std::memory_order_acquire) != launches_;
   check(error, "run steps");
   return false;
 }
 
 // Looks at the log, which says so sooner than the stream does; now and then at the stream, which knows of faults.
 void CudaSession::wait() {
+  if (driven_) {
+    const DeviceScope scope(model_->context().get(), device_.ordinal);
+    check_not_capturing(*model_->context(), stream_, "a session's work cannot be waited for");
+    return check(cudaStreamSynchronize(stream_), "run steps");
+  }
   for (uint32_t tries = 1; std::atomic_ref(sequence_log()->launches).load(std::memory_order_acquire) != launches_; tries++)
     if (tries % 256 == 0) {
       if (!busy()) return;
@@ -123,9 +144,11 @@ void CudaSession::wait() {
 }
 
 void CudaSession::settle(bool wait_for_it) {
-  if (!ahead_) return;
+  if (!ahead_ && !driven_) return;
   if (!wait_for_it && busy()) fail(CF_ERROR_BUSY, "the session has unfinished work");
   wait();
+  if (!ahead_ && sequence_log()->launches == launches_) return;
+  launches_ = sequence_log()->launches;  // more than the session's own where the caller has replayed steps
   take_in();
 }
 
@@ -207,11 +230,74 @@ int64_t CudaSession::open_steps(int64_t n_steps) {
   }
 }
 
-void CudaSession::enqueue_steps(int64_t n_steps, int32_t first_token, const Step& step) {
-  if (!step.sample || step.has_outputs || !step.taps.empty()) return HostSession::enqueue_steps(n_steps, first_token, step);
+template <class Run>
+void CudaSession::by_host(const Step& step, int64_t n_rows, Run run) {
   const DeviceScope scope(model_->context().get(), device_.ordinal);
+  check_not_capturing(*model_->context(), stream_, "only steps without outputs can be enqueued");
+  for (const cf_tap& tap : step.taps)
+    if (tap.memory == CF_MEMORY_DEVICE) check_device_address(*model_->context(), tap.data, "a tap's data");
+  if (!step.has_outputs || step.outputs.memory == CF_MEMORY_HOST) return run(step);
+  const DeviceOutputs outputs(*model_->context(), step, n_rows);
+  run(outputs.step());
+  outputs.copy(stream_);
+}
+
+void CudaSession::enqueue_prefill(const int32_t* tokens, int64_t n_tokens, const Step& step) {
+  by_host(step, step.outputs.rows == CF_ROWS_ALL ? n_tokens : 1, [&](const Step& s) { HostSession::enqueue_prefill(tokens, n_tokens, s); });
+}
+
+void CudaSession::enqueue_positions(const int32_t* tokens, int64_t n_tokens, const Step& step) {
+  by_host(step, n_tokens, [&](const Step& s) { HostSession::enqueue_positions(tokens, n_tokens, s); });
+}
+
+void CudaSession::enqueue_batch(const std::vector<Session*>& sessions, const int32_t* tokens, const Step& step) {
+  by_host(step, int64_t(sessions.size()), [&](const Step& s) { HostSession::enqueue_batch(sessions, tokens, s); });
+}
+
+// Steps that the caller replays do not ask the host where they may write.
+bool CudaSession::own_pages_ahead() {
+  const int64_t position = known_position();
+  if (position < capacity_ && !open_pages(position, capacity_ - position)) return false;
+  if (pages_there_ == table_.pages) return true;
+  const size_t bytes = table_.pages.size() * sizeof(int32_t);  // not on the session's stream, which may be in capture
+  check(cudaMemcpyAsync(at(layout_.page_table), table_.pages.data(), bytes, cudaMemcpyHostToDevice, cudaStreamPerThread), "upload pages");
+  check(cudaStreamSynchronize(cudaStreamPerThread), "upload pages");
+  pages_there_ = table_.pages;
+  return true;
+}
+
+void CudaSession::pages_shared() {
+  if (driven_ && !own_pages_ahead())
+    fail(CF_ERROR_CACHE_FULL, "the KV pool has no room for copies of the pages to be shared, which steps captured by the caller need");
+}
+
+void CudaSession::capture_here(int64_t n_steps, int32_t first_token, const Step& step) {
+  if (!step.sample || step.has_outputs || !step.taps.empty() || step.progress.report || step.progress.cancellation)
+    fail(CF_ERROR_UNSUPPORTED, "the session's stream is being captured: steps there sample, and have no outputs, taps, progress or cancellation");
+  if (!reserve_) fail(CF_ERROR_INVALID_ARGUMENT, "capturing steps needs a session that has reserved its capacity (reserve 1)");
+  if (!driven_) {
+    if (ahead_ || status() != CF_OK) fail(CF_ERROR_BUSY, "the session's status has to be fetched before its stream is captured");
+    check_pending(first_token);
+    if (!own_pages_ahead()) fail(CF_ERROR_CACHE_FULL, "the KV pool has no room for copies of the pages that other sessions share");
+  }
+  driven_ = true;
+  auto lock = model_->lock_for_step();
+  note_weights();
+  for (int64_t done = 0, n; done < n_steps; done += n) {
+    n = std::min(n_steps - done, steps_of_launch(model_->config()));
+    gpu::DecodeParams p = sequence_params(n);
+    p.token = done == 0 ? first_token : -1, p.new_call = done == 0;
+    launch_decode(*model_->context(), model_->config(), shape_, p, true, launch_mode_, device_, stream_);
+  }
+}
+
+void CudaSession::enqueue_steps(int64_t n_steps, int32_t first_token, const Step& step) {
+  const DeviceScope scope(model_->context().get(), device_.ordinal);
+  if (is_capturing(*model_->context(), stream_)) return capture_here(n_steps, first_token, step);
+  if (!step.sample || step.has_outputs || !step.taps.empty())
+    return by_host(step, 1, [&](const Step& s) { HostSession::enqueue_steps(n_steps, first_token, s); });
   const bool followed = step.progress.report || step.progress.cancellation;
-  if (followed) settle(true);
+  if (followed || driven_) settle(true);
   if (status() != CF_OK) return;
   if (!ahead_) check_pending(first_token);
   auto lock = model_->lock_for_step();
@@ -235,7 +321,7 @@ void CudaSession::enqueue_steps(int64_t n_steps, int32_t first_token, const Step
   }
 }
 
-void CudaSession::enqueue_rows(Row* rows, int64_t n_rows) {
+void CudaSession::enqueue_rows(Row* rows, int64_t n_rows, const Step& step) {
   gpu::DecodeParams p = params();
   p.n_rows = int32_t(n_rows), p.n_steps = 1;
   bool has_head = false;
@@ -250,7 +336,15 @@ void CudaSession::enqueue_rows(Row* rows, int64_t n_rows) {
     p.rows[i].first = new_sequence ? int32_t(i) : p.rows[i - 1].first;
     if (needs_logits(rows[i])) p.rows[i].logits = logits_at(i), has_head = true;
   }
-  launch_decode(*model_->context(), model_->config(), shape_, p, has_head, launch_mode_, device_, stream_);
+  if (step.taps.empty()) {
+    launch_decode(*model_->context(), model_->config(), shape_, p, has_head, launch_mode_, device_, stream_);
+    return;
+  }
+  const CudaTaps taps(*model_->context(), step.taps, logits_at(0), layout_.logits_floats, stream_);
+  std::vector<int64_t> index(size_t(n_rows), 0);
+  for (int64_t i = 0; i < n_rows; i++) index[size_t(i)] = rows[i].index;
+  launch_decode(*model_->context(), model_->config(), shape_, p, has_head, CF_LAUNCH_PHASE, device_, stream_,
+                [&](int32_t layer, cf_tap_point point) { taps.act(layer, point, decode_tap(p, model_->config().head_dim, layer, point), index); });
 }
 
 void CudaSession::wait_for_rows() {
@@ -272,27 +366,67 @@ bool CudaSession::run_piece(Row* rows, int64_t n_rows, const Step& step) {
   return widest->run_rows(rows, n_rows, step);
 }
 
-bool CudaSession::run_rows(Row* rows, int64_t n_rows, const Step& step) {
-  if (!step.taps.empty()) fail(CF_ERROR_UNSUPPORTED, "taps are not built yet on CUDA");
-  if (step.has_outputs && step.outputs.memory != CF_MEMORY_HOST) fail(CF_ERROR_UNSUPPORTED, "outputs in device memory are not built yet on CUDA");
-  const DeviceScope scope(model_->context().get(), device_.ordinal);
+void CudaSession::fetch_rows(Row* rows, int64_t first, int64_t n, const Step& step) {
   const int64_t vocab = model_->config().vocab_size;
+  const size_t bytes = size_t(vocab) * sizeof(float);
+  check(cudaMemcpyAsync(logits_.data() + first * vocab, logits_at(first), size_t(n) * bytes, cudaMemcpyDeviceToHost, stream_), "fetch logits");
+  if (!step.device_logits) return;
+  for (int64_t i = first; i < first + n; i++)
+    if (rows[i].output >= 0)
+      check(cudaMemcpyAsync(step.device_logits + rows[i].output * vocab, logits_at(i), bytes, cudaMemcpyDeviceToDevice, stream_), "copy logits");
+}
+
+bool CudaSession::run_prompt(Row* rows, int64_t n_rows, const Step& step) {
+  if (is_cancelled(step.progress.cancellation)) return false;
+  const DeviceScope scope(model_->context().get(), device_.ordinal);
+  const PrefillWeights weights = prefill_weights(model_->config(), static_cast<const CudaWeights&>(model_->weights()));
+  const gpu::DecodeRow row = row_of(rows[0]);
+  const gpu::PagedKv kv = {row.pages, row.page_bytes, row.page_table, row.page_shift, row.kv_dtype};
+  const int64_t position = rows[0].position;
+  const CudaTaps taps(*model_->context(), step.taps, logits_at(0), layout_.logits_floats, stream_);
+  std::vector<int64_t> index;
+  VisitPlace visit;
+  if (!taps.empty()) {
+    for (int64_t i = 0; i < n_rows; i++) index.push_back(rows[i].index);
+    visit = [&](int32_t layer, cf_tap_point point) {
+      taps.act(layer, point, prefill_.tap(point, position, n_rows, prefill_memory_->workspace.data()), index);
+    };
+  }
+  const std::lock_guard lock(prefill_memory_->mutex);
+  void* const workspace = prefill_memory_->workspace.data();
+  upload_pages();
+  prefill_.enqueue(weights, kv, token_log().tokens + position, position, n_rows, workspace, stream_, visit);
+  int64_t first = 0;
+  while (first < n_rows && !needs_logits(rows[first])) first++;  // from there on all do
+  for (int64_t n; first < n_rows; first += n) {
+    n = std::min<int64_t>(shape_.max_rows, n_rows - first);
+    prefill_.enqueue_logits(weights, position, first, n, logits_at(0), workspace, stream_);
+    fetch_rows(rows + first, 0, n, step);
+    check(cudaStreamSynchronize(stream_), "run a prompt");
+    for (int64_t i = 0; i < n; i++) finish_row(rows[first + i], logits_.data() + i * model_->config().vocab_size, step);
+    if (is_cancelled(step.progress.cancellation)) break;
+  }
+  check(cudaStreamSynchronize(stream_), "run a prompt");  // before another prompt has the workspace
+  return !is_cancelled(step.progress.cancellation);
+}
+
+bool CudaSession::run_rows(Row* rows, int64_t n_rows, const Step& step) {
+  const DeviceScope scope(model_->context().get(), device_.ordinal);
   bool waited = true, cancelled = false;
   for (int64_t first = 0, n; first < n_rows; first += n) {
     if ((cancelled = is_cancelled(step.progress.cancellation))) break;
     n = std::min<int64_t>(shape_.max_rows, n_rows - first);
-    enqueue_rows(rows + first, n);
+    enqueue_rows(rows + first, n, step);
     waited = false;
     int64_t begin = 0, end = n;
     while (begin < n && !needs_logits(rows[first + begin])) begin++;
     while (end > begin && !needs_logits(rows[first + end - 1])) end--;
     if (begin == end) continue;
-    const size_t bytes = size_t(end - begin) * size_t(vocab) * sizeof(float);
-    check(cudaMemcpyAsync(logits_.data() + begin * vocab, logits_at(begin), bytes, cudaMemcpyDeviceToHost, stream_), "fetch logits");
+    fetch_rows(rows + first, begin, end - begin, step);
     wait_for_rows();
     waited = true;
     for (int64_t i = begin; i < end; i++)
-      if (needs_logits(rows[first + i])) finish_row(rows[first + i], logits_.data() + i * vocab, step);
+      if (needs_logits(rows[first + i])) finish_row(rows[first + i], logits_.data() + i * model_->config().vocab_size, step);
   }
   if (!waited) wait_for_rows();  // when cancelled, too: what was launched still writes to pages that the caller is about to give back
   return !cancelled && !is_cancelled(step.progress.cancellation);
@@ -308,6 +442,7 @@ class CudaSession::CapturedSteps : public Graph {
   void launch() override {
     CudaSession& s = session_;
     const DeviceScope scope(s.model_->context().get(), s.device_.ordinal);
+    if (s.driven_) s.settle(true);
     if (s.status() != CF_OK) return;
     if (!s.ahead_) s.check_pending(CF_TOKEN_PENDING);
     auto lock = s.model_->lock_for_step();

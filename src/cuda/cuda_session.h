@@ -4,6 +4,8 @@
 #pragma once
 
 #include "cuda/decode.h"
+#include "cuda/prefill.h"
+#include "cuda/taps.h"
 #include "host_session.h"
 
 namespace cf {
@@ -23,16 +25,23 @@ class PinnedLog {
 
 class CudaSession : private PinnedLog, public HostSession {
  public:
-  CudaSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from, const CudaDevice& device);
+  CudaSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from, const CudaDevice& device,
+              std::shared_ptr<PrefillMemory> prefill_memory);
   ~CudaSession() override;
   static uint64_t workspace_bytes(const cf_model_config& config, int64_t capacity_tokens, const CudaDevice& device);
 
  protected:
+  void enqueue_prefill(const int32_t* tokens, int64_t n_tokens, const Step& step) override;
   void enqueue_steps(int64_t n_steps, int32_t first_token, const Step& step) override;
+  void enqueue_positions(const int32_t* tokens, int64_t n_tokens, const Step& step) override;
+  void enqueue_batch(const std::vector<Session*>& sessions, const int32_t* tokens, const Step& step) override;
   bool run_piece(Row* rows, int64_t n_rows, const Step& step) override;
+  bool run_prompt(Row* rows, int64_t n_rows, const Step& step) override;
+  int64_t prompt_rows() const override { return prefill_.piece_rows(); }
   bool fetch_result(bool wait, cf_result& result, std::string& sentence) override;
   void settle(bool wait) override;
   void position_changed() override;
+  void pages_shared() override;
   void sampler_changed() override;
   std::unique_ptr<Graph> capture_steps(int64_t n_steps) override;
   uint64_t workspace_bytes() const override { return layout_.end; }
@@ -46,8 +55,14 @@ class CudaSession : private PinnedLog, public HostSession {
   gpu::DecodeParams sequence_params(int64_t n_steps) const;
   // Pages for up to n_steps more; fewer are left where there is no room for all, 0 where the session has failed for want of it.
   int64_t open_steps(int64_t n_steps);
-  void enqueue_rows(Row* rows, int64_t n_rows);                // one launch, of rows that may be of several sessions
-  bool run_rows(Row* rows, int64_t n_rows, const Step& step);  // run_piece, in this session's memory
+  // A step by way of HostSession, whose outputs may have to go to device memory.
+  template <class Run>
+  void by_host(const Step& step, int64_t n_rows, Run run);
+  void capture_here(int64_t n_steps, int32_t first_token, const Step& step);  // into the caller's capture of the session's stream
+  bool own_pages_ahead();                                                     // false: the pool has no room for copies of shared ones
+  void enqueue_rows(Row* rows, int64_t n_rows, const Step& step);             // one launch, of rows that may be of several sessions
+  void fetch_rows(Row* rows, int64_t first, int64_t n, const Step& step);     // whose logits are enqueued, rows[0]'s at logits_at(0)
+  bool run_rows(Row* rows, int64_t n_rows, const Step& step);                 // run_piece, in this session's memory
   void wait_for_rows();
   bool busy();  // work is on its way
   void wait();
@@ -62,12 +77,15 @@ class CudaSession : private PinnedLog, public HostSession {
   const CudaDevice device_;
   const DecodeShape shape_;
   const DecodeLayout layout_;
+  const Prefill prefill_;
+  const std::shared_ptr<PrefillMemory> prefill_memory_;
   Buffer memory_;
   std::vector<float> logits_;         // [max_rows, V]
   std::vector<int32_t> pages_there_;  // on the device
   cudaStream_t stream_ = nullptr;
   bool own_stream_ = false;
   bool ahead_ = false;       // steps were enqueued that were not taken in
+  bool driven_ = false;      // the caller has captured steps, and may have replayed them
   int64_t steps_ahead_ = 0;  // at most
   uint32_t launches_ = 0;    // that tell of their end, ever
   int64_t steps_seen_ = 0;   // of SequenceLog::n_steps

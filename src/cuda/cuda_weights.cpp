@@ -138,16 +138,10 @@ uint64_t CudaSlots::bytes(const cf_model_config& config, Slot first, Slot last) 
   return total;
 }
 
-void check_not_capturing(Context& context, cudaStream_t stream) {
-  cudaStreamCaptureStatus capturing;
-  check_cuda(&context, cudaStreamIsCapturing(stream, &capturing), "look at the stream");
-  if (capturing != cudaStreamCaptureStatusNone) fail(CF_ERROR_INVALID_ARGUMENT, "weights cannot be loaded on a stream that is being captured");
-}
-
 CudaSlots::CudaSlots(const LoadPath& path, const cf_model_config& config, const std::vector<Tensor>& tensors, cf_dtype weight_dtype, Slot first,
                      Slot last, cudaStream_t stream) {
   const DeviceScope scope(&path.context, path.ordinal);
-  check_not_capturing(path.context, stream);
+  check_not_capturing(path.context, stream, "weights cannot be loaded");
   uint64_t total = 0;
   for (int slot = int(first); slot < int(last); slot++) {
     shapes_[slot] = slot_shape(config, Slot(slot));

@@ -30,8 +30,6 @@ struct LoadPath {
   cudaStream_t own_stream;  // for tensors that the host has; those on the device are read in the order of the caller's stream
 };
 
-void check_not_capturing(Context& context, cudaStream_t stream);  // throws CF_ERROR_INVALID_ARGUMENT
-
 // The slots of a layer, or of the globals, in one buffer on the device.
 class CudaSlots {
  public:

@@ -1,6 +1,7 @@
 #include "cuda/decode.h"
 
 #include <algorithm>
+#include <span>
 
 #include "checked.h"
 #include "error.h"
@@ -121,7 +122,8 @@ DecodeLayout::DecodeLayout(const cf_model_config& c, int64_t capacity_tokens, co
   page_table = place(mul(ceil_div(uint64_t(capacity_tokens), gpu::kRunTokens), sizeof(int32_t)));
   sequence = place(sizeof(gpu::DecodeSequence) + mul(uint64_t(c.vocab_size), sizeof(float)) +
                    3 * uint64_t(gpu::vocabulary_bits(c.vocab_size)) * sizeof(uint32_t));
-  logits = place(mul(uint64_t(c.vocab_size), rows, sizeof(float)));
+  logits_floats = std::max({int64_t(rows) * c.vocab_size, int64_t(c.hidden_size), q_size(c), int64_t(c.intermediate_size)});
+  logits = place(mul(uint64_t(logits_floats), sizeof(float)));
   words = at;
   hidden = place_words(2 * hidden_words);
   middle = place_words(c.parallel_residual ? 0 : 2 * hidden_words);
@@ -173,7 +175,7 @@ int64_t steps_of_launch(const cf_model_config& c) {
 }
 
 uint32_t launch_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, bool has_head,
-                       cf_launch_mode mode, const CudaDevice& device, cudaStream_t stream) {
+                       cf_launch_mode mode, const CudaDevice& device, cudaStream_t stream, const VisitPlace& visit) {
   const int rows = row_size(params.n_rows);
   const SharedMemory memory(config, shape.down_slices, rows, device.shared_memory_bytes);
   params.ring = memory.ring, params.activation_bytes = memory.activation_bytes, params.scratch_bytes = memory.scratch_bytes,
@@ -207,10 +209,13 @@ uint32_t launch_decode(Context& context, const cf_model_config& config, const De
     };
     phase(0, 0, 0, true);
     for (int32_t layer = 0; layer < head; layer++) {
-      if (config.parallel_residual)
-        for (const uint32_t takes : kParallel) phase(layer, layer + 1, takes, false);
-      else
-        for (const uint32_t takes : kSequential) phase(layer, layer + 1, takes, false);
+      if (visit) visit(layer, CF_TAP_BLOCK_INPUT);
+      for (const uint32_t takes : config.parallel_residual ? std::span<const uint32_t>(kParallel) : std::span<const uint32_t>(kSequential)) {
+        phase(layer, layer + 1, takes, false);
+        if (visit && takes & kTakesUp) visit(layer, CF_TAP_MLP_ACTIVATION);
+        if (visit && takes & kTakesCombine) visit(layer, CF_TAP_ATTENTION_HEADS);
+      }
+      if (visit) visit(layer, CF_TAP_BLOCK_OUTPUT);
     }
     if (has_head) phase(head, end, kTakesHead, false);
     params.voters = has_head ? shape.n_ctas : 0;
@@ -218,6 +223,20 @@ uint32_t launch_decode(Context& context, const cf_model_config& config, const De
     params.voters = shape.n_ctas;
   }
   return uint32_t(n_steps);
+}
+
+gpu::TapParams decode_tap(const gpu::DecodeParams& params, int32_t head_dim, int32_t layer, cf_tap_point point) {
+  gpu::TapParams p = {};
+  p.form = gpu::TapForm::kActivationWords, p.dtype = params.weight_dtype, p.n_rows = params.n_rows;
+  uint4* words;
+  switch (point) {
+    case CF_TAP_ATTENTION_HEADS: p.columns = params.n_heads * head_dim, words = params.words.heads; break;
+    case CF_TAP_MLP_ACTIVATION: p.columns = params.intermediate_size, words = params.words.activation; break;
+    default: p.form = gpu::TapForm::kWords, p.columns = params.hidden_size, words = params.words.hidden;
+  }
+  const int32_t set = point == CF_TAP_BLOCK_OUTPUT ? layer + 1 : layer;  // of two, for even and odd layers
+  p.rows = words + (set & 1) * params.n_rows * gpu::words_of(p.columns);
+  return p;
 }
 
 }  // namespace cf

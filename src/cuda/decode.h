@@ -1,6 +1,8 @@
 // Decoding on a CUDA device: what a session keeps there, and the launch of steps (kernels/decode.cuh).
 #pragma once
 
+#include <functional>
+
 #include "cuda/cuda_weights.h"
 #include "kernels/contract.h"
 
@@ -10,6 +12,7 @@ struct CudaDevice {
   int ordinal, multiprocessors, compute_capability;
   uint64_t shared_memory_bytes;
   uint32_t wait_limit_ms;
+  uint64_t prefill_workspace_bytes;  // at most
 };
 
 // The launches of a model on a device.
@@ -24,6 +27,7 @@ struct DecodeShape {
 // Where the parts of a session's device memory lie, in bytes.
 struct DecodeLayout {
   uint64_t state, sequence, page_table, logits, words, end;
+  int64_t logits_floats;                                                           // for a row of any kind, too
   uint64_t hidden, middle, qkv, activation, down, heads, partials, votes, rounds;  // words
   int32_t max_parts;
 
@@ -36,9 +40,13 @@ void prepare_decode(Context& context, const cf_model_config& config, const Decod
 // The fields of params that the model alone decides.
 gpu::DecodeParams decode_params(const cf_model_config& config, const CudaWeights& weights, const DecodeShape& shape, const CudaDevice& device);
 // Enqueues the steps that `params` describes, whose rows and n_steps are set, in the launches of a mode (not AUTO); fills in what depends on
-// these. has_head: logits are wanted. Returns how many launches will tell params.log of their end.
+// these. has_head: logits are wanted. Returns how many launches will tell params.log of their end. visit, with CF_LAUNCH_PHASE: called with
+// every layer and each place that cf_tap names, once what belongs there has been enqueued.
+using VisitPlace = std::function<void(int32_t layer, cf_tap_point point)>;
 uint32_t launch_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, bool has_head,
-                       cf_launch_mode mode, const CudaDevice& device, cudaStream_t stream);
+                       cf_launch_mode mode, const CudaDevice& device, cudaStream_t stream, const VisitPlace& visit = {});
+// For a visitor: what lies at that place, of all rows of the launch.
+gpu::TapParams decode_tap(const gpu::DecodeParams& params, int32_t head_dim, int32_t layer, cf_tap_point point);
 // Steps of a launch at most: so many that it ends within about 50 ms, and other work on the device gets its turn.
 int64_t steps_of_launch(const cf_model_config& config);
 

@@ -19,10 +19,11 @@ constexpr int64_t kMaxPieceRows = 2048;  // a multiple of what tiles of any size
 constexpr int64_t kPieceUnit = 256;      // pieces are multiples of it where the workspace has room for one
 static_assert(kPieceUnit % gpu::kPrefillBlock == 0);
 
-// The largest piece whose workspace fits.
+// The largest piece whose workspace fits, and no longer than prompts are.
 template <class Bytes>
-int64_t piece_rows_within(uint64_t limit_bytes, Bytes bytes) {
-  for (int64_t rows = kMaxPieceRows; rows > 0; rows -= rows > kPieceUnit ? kPieceUnit : gpu::kPrefillBlock)
+int64_t piece_rows_within(const cf_model_config& config, uint64_t limit_bytes, Bytes bytes) {
+  const int64_t longest = int64_t(round_up(uint64_t(config.max_position_embeddings), uint64_t(kPieceUnit)));
+  for (int64_t rows = std::min(kMaxPieceRows, longest); rows > 0; rows -= rows > kPieceUnit ? kPieceUnit : gpu::kPrefillBlock)
     if (bytes(rows) <= limit_bytes) return rows;
   fail(CF_ERROR_UNSUPPORTED, "prefill of this model needs a workspace of ", bytes(gpu::kPrefillBlock), " bytes at least; the limit is ", limit_bytes);
 }
@@ -68,14 +69,21 @@ Prefill::Layout::Layout(const cf_model_config& c, int64_t rows) {
   end = at;
 }
 
-Prefill::Prefill(Context& context, const cf_model_config& config, cf_dtype weight_dtype, cf_dtype kv_dtype, const CudaDevice& device,
-                 uint64_t workspace_limit_bytes)
+int64_t Prefill::rows_of_piece(const cf_model_config& config, const CudaDevice& device) {
+  return piece_rows_within(config, device.prefill_workspace_bytes, [&](int64_t rows) { return Layout(config, rows).end; });
+}
+
+uint64_t Prefill::workspace_bytes(const cf_model_config& config, const CudaDevice& device) {
+  return Layout(config, rows_of_piece(config, device)).end;
+}
+
+Prefill::Prefill(Context& context, const cf_model_config& config, cf_dtype weight_dtype, cf_dtype kv_dtype, const CudaDevice& device)
     : context_(context),
       config_(config),
       weight_dtype_(weight_dtype),
       kv_dtype_(kv_dtype),
       device_(device),
-      rows_(piece_rows_within(workspace_limit_bytes, [&](int64_t rows) { return Layout(config, rows).end; })),
+      rows_(rows_of_piece(config, device)),
       layout_(config, rows_) {
   const auto unsupported = [](const char* field, int64_t value, const char* expected) {
     fail(CF_ERROR_UNSUPPORTED, field, " is ", value, "; prefill on CUDA needs ", expected);
@@ -182,12 +190,15 @@ void Prefill::norm(int32_t first_row, int32_t n_rows, const float* const (&weigh
   launch(gpu::prefill_norm_kernel(), dim3(unsigned(ceil_div(uint64_t(n_rows), gpu::kGroupRows))), gpu::kNormThreads, 0, p, "normalise rows", stream);
 }
 
-void Prefill::layer(const PrefillWeights& weights, int32_t index, const gpu::PagedKv& kv, const Rows& rows, void* workspace,
-                    cudaStream_t stream) const {
+void Prefill::layer(const PrefillWeights& weights, int32_t index, const gpu::PagedKv& kv, const Rows& rows, void* workspace, cudaStream_t stream,
+                    const VisitPlace& visit) const {
   const gpu::LayerWeights& w = weights.layers[size_t(index)];
   const cf_model_config& c = config_;
   float* const hidden = at<float>(workspace, layout_.hidden);
   const bool parallel = c.parallel_residual;
+  const auto visit_if = [&](cf_tap_point point) {
+    if (visit) visit(index, point);
+  };
   const auto to_hidden = [&](std::initializer_list<gpu::ProductFactor> factors, const char* doing) {
     gpu::ProductParams p = {};
     for (const gpu::ProductFactor& f : factors) p.factors[p.n_factors++] = f;
@@ -195,6 +206,7 @@ void Prefill::layer(const PrefillWeights& weights, int32_t index, const gpu::Pag
     product(p, doing, stream);
   };
 
+  visit_if(CF_TAP_BLOCK_INPUT);
   norm(0, rows.n, {w.attention_norm_weight, w.mlp_norm_weight}, {w.attention_norm_bias, w.mlp_norm_bias}, parallel ? 2 : 1, workspace, stream);
   gpu::ProductParams qkv = {};
   qkv.factors[0] = factor(w.qkv, w.qkv_bias, workspace, layout_.normed[0]), qkv.n_factors = 1;
@@ -236,6 +248,7 @@ void Prefill::layer(const PrefillWeights& weights, int32_t index, const gpu::Pag
                               weight_dtype_};
   launch(gpu::prefill_attend_kernel(c.head_dim, kv.dtype), dim3(unsigned(c.n_heads), unsigned(blocks)), gpu::kAttendThreads,
          gpu::attend_shared_bytes(c.head_dim), attend, "attend", stream);
+  visit_if(CF_TAP_ATTENTION_HEADS);
 
   const gpu::ProductFactor o = factor(w.o, w.o_bias, workspace, layout_.heads), down = factor(w.down, w.down_bias, workspace, layout_.activation);
   if (!parallel) {
@@ -247,12 +260,26 @@ void Prefill::layer(const PrefillWeights& weights, int32_t index, const gpu::Pag
   up.kind = gpu::ProductKind::kActivate, up.features = c.intermediate_size, up.n_rows = rows.n;
   up.activations = at<char>(workspace, layout_.activation);
   product(up, "multiply by MLP-up", stream);
+  visit_if(CF_TAP_MLP_ACTIVATION);
   if (parallel) to_hidden({o, down}, "multiply by O and MLP-down");
   else to_hidden({down}, "multiply by MLP-down");
+  visit_if(CF_TAP_BLOCK_OUTPUT);
+}
+
+gpu::TapParams Prefill::tap(cf_tap_point point, int64_t first_position, int64_t n_rows, void* workspace) const {
+  gpu::TapParams p = {};
+  p.n_rows = int32_t(n_rows), p.first_row = rows_of(first_position, n_rows).first, p.groups = groups();
+  p.form = gpu::TapForm::kPanels, p.dtype = weight_dtype_;
+  switch (point) {
+    case CF_TAP_ATTENTION_HEADS: p.columns = int32_t(q_size(config_)), p.rows = at<char>(workspace, layout_.heads); break;
+    case CF_TAP_MLP_ACTIVATION: p.columns = config_.intermediate_size, p.rows = at<char>(workspace, layout_.activation); break;
+    default: p.columns = config_.hidden_size, p.rows = at<char>(workspace, layout_.hidden), p.form = gpu::TapForm::kBlocks;
+  }
+  return p;
 }
 
 void Prefill::enqueue(const PrefillWeights& weights, const gpu::PagedKv& kv, const int32_t* tokens, int64_t first_position, int64_t n_rows,
-                      void* workspace, cudaStream_t stream) const {
+                      void* workspace, cudaStream_t stream, const VisitPlace& visit) const {
   if (n_rows < 1 || first_position < 0 || first_position / rows_ != (first_position + n_rows - 1) / rows_ || kv.dtype != kv_dtype_ ||
       weights.embedding.dtype != weight_dtype_)
     fail(CF_ERROR_INTERNAL, n_rows, " rows from position ", first_position, " on are no piece of prefill");
@@ -270,7 +297,7 @@ void Prefill::enqueue(const PrefillWeights& weights, const gpu::PagedKv& kv, con
                             rows.first,
                             rows.n};
   launch(gpu::prefill_embed_kernel(), dim3(unsigned(rows.n)), gpu::kEmbedThreads, 0, embed, "embed tokens", stream);
-  for (int32_t i = 0; i < config_.n_layers; i++) layer(weights, i, kv, rows, workspace, stream);
+  for (int32_t i = 0; i < config_.n_layers; i++) layer(weights, i, kv, rows, workspace, stream, visit);
 }
 
 void Prefill::enqueue_logits(const PrefillWeights& weights, int64_t first_position, int64_t row, int64_t n_rows, float* logits, void* workspace,

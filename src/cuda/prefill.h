@@ -2,11 +2,13 @@
 #pragma once
 
 #include <functional>
+#include <mutex>
 #include <vector>
 
 #include "cuda/cuda_weights.h"
 #include "cuda/decode.h"
 #include "kernels/prefill_contract.h"
+#include "memory.h"
 
 namespace cf {
 
@@ -19,7 +21,11 @@ struct PrefillWeights {
 };
 PrefillWeights prefill_weights(const cf_model_config& config, const CudaWeights& weights);
 
-constexpr uint64_t kPrefillWorkspaceBytes = 256 << 20;  // unless the caller says otherwise
+// Memory for the prompts of one model's sessions, of which one goes through a piece at a time.
+struct PrefillMemory {
+  std::mutex mutex;
+  Buffer workspace;
+};
 
 // How a model's prompts are taken through it on a device: in pieces of positions [i R, (i + 1) R) with R = piece_rows(), each one call of
 // enqueue(). A call may begin and end anywhere within a piece: the bits are the same. Every enqueue only enqueues, on a stream of the
@@ -27,8 +33,8 @@ constexpr uint64_t kPrefillWorkspaceBytes = 256 << 20;  // unless the caller say
 class Prefill {
  public:
   // Throws CF_ERROR_UNSUPPORTED for a model that cannot run there, or whose smallest piece needs more than the limit. Sets the kernels up.
-  Prefill(Context& context, const cf_model_config& config, cf_dtype weight_dtype, cf_dtype kv_dtype, const CudaDevice& device,
-          uint64_t workspace_limit_bytes);
+  Prefill(Context& context, const cf_model_config& config, cf_dtype weight_dtype, cf_dtype kv_dtype, const CudaDevice& device);
+  static uint64_t workspace_bytes(const cf_model_config& config, const CudaDevice& device);
 
   int64_t piece_rows() const { return rows_; }  // a multiple of kPrefillBlock
   uint64_t workspace_bytes() const { return layout_.end; }
@@ -36,7 +42,9 @@ class Prefill {
   // Embedding and all layers of the positions first_position .. + n_rows - 1, which lie in one piece; appends their keys and values. What
   // lies before is in the cache. tokens [n_rows], on the device: an impossible one counts as zeros. workspace: workspace_bytes(), aligned to 128.
   void enqueue(const PrefillWeights& weights, const gpu::PagedKv& kv, const int32_t* tokens, int64_t first_position, int64_t n_rows, void* workspace,
-               cudaStream_t stream) const;
+               cudaStream_t stream, const VisitPlace& visit = {}) const;
+  // For a visitor: what lies at that place, of the rows of the call.
+  gpu::TapParams tap(cf_tap_point point, int64_t first_position, int64_t n_rows, void* workspace) const;
   // Logits [n_rows, V], on the device, of the rows from `row` on of the last enqueue() into this workspace, which began at first_position.
   void enqueue_logits(const PrefillWeights& weights, int64_t first_position, int64_t row, int64_t n_rows, float* logits, void* workspace,
                       cudaStream_t stream) const;
@@ -56,6 +64,7 @@ class Prefill {
     int32_t base, first, n;
   };
   static Rows rows_of(int64_t first_position, int64_t n_rows);
+  static int64_t rows_of_piece(const cf_model_config& config, const CudaDevice& device);
 
   template <class T>
   T* at(void* workspace, uint64_t offset) const {
@@ -69,7 +78,8 @@ class Prefill {
   void norm(int32_t first_row, int32_t n_rows, const float* const (&weight)[2], const float* const (&bias)[2], int n_outputs, void* workspace,
             cudaStream_t stream) const;
   void product(const gpu::ProductParams& params, const char* doing, cudaStream_t stream) const;
-  void layer(const PrefillWeights& weights, int32_t index, const gpu::PagedKv& kv, const Rows& rows, void* workspace, cudaStream_t stream) const;
+  void layer(const PrefillWeights& weights, int32_t index, const gpu::PagedKv& kv, const Rows& rows, void* workspace, cudaStream_t stream,
+             const VisitPlace& visit) const;
   gpu::ProductFactor factor(const gpu::Matrix& matrix, const float* bias, void* workspace, uint64_t panels) const;
 
   Context& context_;

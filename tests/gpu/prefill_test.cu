@@ -96,6 +96,7 @@ cf_model_config config_of(const Spec& s) {
   c.norm = s.norm, c.activation = s.activation, c.parallel_residual = s.parallel, c.attention_bias = c.mlp_bias = s.biases;
   c.n_layers = s.layers, c.hidden_size = s.hidden, c.n_heads = s.heads, c.n_kv_heads = s.kv_heads, c.head_dim = s.head_dim;
   c.rotary_dim = s.rotary, c.intermediate_size = s.inter, c.vocab_size = s.vocab;
+  c.max_position_embeddings = 2048;
   c.rope_theta = 10000, c.norm_eps = 1e-5;
   return c;
 }
@@ -276,10 +277,11 @@ std::vector<double> reference(const TestModel& m, const Array<int32_t>& tokens) 
 
 // ---- The code under test ----
 
-CudaDevice device_under_test() {
+CudaDevice device_under_test(uint64_t prefill_workspace_bytes = 256 << 20) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, 0), "a device");
-  return {0, properties.multiProcessorCount, properties.major * 10 + properties.minor, properties.sharedMemPerBlockOptin, 1000};
+  return {0,    properties.multiProcessorCount, properties.major * 10 + properties.minor, properties.sharedMemPerBlockOptin,
+          1000, prefill_workspace_bytes};
 }
 
 Context& context() {
@@ -368,7 +370,7 @@ void test_model(const Spec& s) {
   for (int i = 0; i < kRows; i++) host_tokens[size_t(i)] = int32_t(hash(7, uint32_t(i), 0) % uint32_t(s.vocab));
   Array<int32_t> tokens(kRows);
   tokens.put(host_tokens.data());
-  Prefill prefill(context(), m.config, s.dtype, s.kv_dtype, device_under_test(), kPrefillWorkspaceBytes);
+  Prefill prefill(context(), m.config, s.dtype, s.kv_dtype, device_under_test());
   const Outcome whole = run(m, prefill, tokens, {}, 1);
   // Inputs of products, keys, values and attention's weights are rounded to 11 or 8 bits; the bounds are twice what an H100 gave.
   const double error = relative_error(whole.logits, reference(m, tokens)), bound = s.dtype == kBf16 ? 8e-3 : s.kv_dtype == kBf16 ? 2.5e-3 : 9e-4;
@@ -383,8 +385,8 @@ void test_model(const Spec& s) {
   }
   for (int64_t piece : {64, 128, 256}) {
     uint64_t limit = prefill.workspace_bytes();  // the largest that gives such pieces
-    while (Prefill(context(), m.config, s.dtype, s.kv_dtype, device_under_test(), limit).piece_rows() > piece) limit -= limit / 32;
-    const Prefill small(context(), m.config, s.dtype, s.kv_dtype, device_under_test(), limit);
+    while (Prefill(context(), m.config, s.dtype, s.kv_dtype, device_under_test(limit)).piece_rows() > piece) limit -= limit / 32;
+    const Prefill small(context(), m.config, s.dtype, s.kv_dtype, device_under_test(limit));
     expect(small.workspace_bytes() <= limit, s, "the workspace's limit");
     expect(run(m, small, tokens, {}, 30) == whole, s, "pieces of " + std::to_string(small.piece_rows()) + " rows");
   }
@@ -401,7 +403,7 @@ struct Timed {
 std::vector<Timed> time_model(const Spec& s, int repeats, const std::vector<int>& forced) {
   std::vector<Timed> results;
   const TestModel m(s);
-  Prefill prefill(context(), m.config, s.dtype, s.kv_dtype, device_under_test(), kPrefillWorkspaceBytes);
+  Prefill prefill(context(), m.config, s.dtype, s.kv_dtype, device_under_test());
   const Array<char> workspace(prefill.workspace_bytes());
   const Array<float> logits(size_t(s.vocab));
   cudaStream_t stream;

@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -25,11 +26,14 @@ PARTS = {  # arguments; a script in Python gets --library
     "bits": ["bits_proof.py"],
     **{f"bits-{shape}": ["bits_proof.py", "--shapes", shape, "--repeats", "200"] for shape in ("pythia-410m", "llama-3.2-1b")},
     "faults": ["fault_proof.py"],
-    "decode": ["decode_proof.py", "--small"],
+    "streams": ["stream_proof.py"],
+    "decode": ["decode_proof.py"],
+    "decode-published": ["decode_proof.py", "--shapes", "published", "--time"],
     "blocks": ["block_proof.py", "--small"],
+    "python": ["pytest"],  # the suites of tests/python, with CUDA in place of the CPU
     **{tool: ["sanitize.sh", tool] for tool in TOOLS},
 }
-WITH_ROWS = ("golden_proof.py", "bits_proof.py", "fault_proof.py")
+WITH_ROWS = ("golden_proof.py", "bits_proof.py", "fault_proof.py", "stream_proof.py", "decode_proof.py")
 NO_NUMBERS = ("suite", "case", "result", "failures", "checks", "s")
 
 
@@ -44,12 +48,18 @@ def command_of(part, arguments, rows):
     script, *rest = PARTS[part]
     if script == "sanitize.sh":
         return [str(HERE / script), str(arguments.build / "tests"), str(arguments.results / f"{part}-reports"), *rest], {"ROWS": str(rows)}
+    if script == "pytest":
+        library = str((arguments.build / "libclusterfusion.so").resolve())
+        return ([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={rows}", str(HERE.parent / "python")],
+                {"CLUSTERFUSION_LIBRARY": library, "CLUSTERFUSION_DEVICE": "cuda"})
     command = [sys.executable, str(HERE / script), "--library", str(arguments.build / "libclusterfusion.so"), *rest]
     return command + (["--rows", str(rows)] if script in WITH_ROWS else []), {}
 
 
 def rows_of(part, text, rows_file, result):
-    """The rows that a script wrote, or what it printed as dictionaries, with this result."""
+    """The rows that a script wrote, or what it printed as dictionaries, with this result; a row for each of pytest's files."""
+    if PARTS[part] == ["pytest"] and rows_file.exists():
+        return rows_of_pytest(part, rows_file)
     if rows_file.exists():
         return [json.loads(line) for line in rows_file.read_text().splitlines()]
     found = []
@@ -57,6 +67,18 @@ def rows_of(part, text, rows_file, result):
         row = ast.literal_eval(line)
         found.append({"suite": part, "case": row.pop("shape", "?"), "result": result, **row})
     return found
+
+
+def rows_of_pytest(part, file):
+    rows = {}
+    for case in xml.etree.ElementTree.parse(file).iter("testcase"):
+        row = rows.setdefault(case.get("classname"), {"suite": part, "case": case.get("classname"), "passed": 0, "failed": 0, "skipped": 0, "failures": []})
+        kinds = {child.tag for child in case}
+        kind = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
+        row[kind] += 1
+        if kind == "failed":
+            row["failures"].append(case.get("name"))
+    return [{**row, "result": "failed" if row["failed"] else "ok" if row["passed"] else "skipped"} for row in rows.values()]
 
 
 def run(part, arguments):

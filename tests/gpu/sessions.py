@@ -156,11 +156,11 @@ class Session(Handle):
         self.library.call("cf_decode_steps", self.handle, ctypes.c_int64(n), ctypes.byref(options))
         return self.wait()
 
-    def enqueue(self, call, what=PENDING):
+    def enqueue(self, call, what=PENDING, **options):
         """One row's logits of a call that is not waited for, and what has to live until it was. what: tokens, a token, or a number of steps."""
         logits = np.full((1, self.model.vocab), np.nan, np.float32)
         outputs = self.library.struct("cf_outputs", logits=logits.ctypes.data)
-        options = self.library.struct("cf_step_options", outputs=ctypes.addressof(outputs))
+        options = self.library.struct("cf_step_options", outputs=ctypes.addressof(outputs), **options)
         arguments = {"cf_prefill": lambda: (_ints(what), ctypes.c_size_t(len(what))), "cf_decode_step": lambda: (ctypes.c_int32(what),),
                      "cf_decode_steps": lambda: (ctypes.c_int64(what),)}[call]()
         self.library.call(call, self.handle, *arguments, ctypes.byref(options))

@@ -1,4 +1,5 @@
-"""The library under test, named by CLUSTERFUSION_LIBRARY, with as much Python around its handles as the tests need.
+"""The library under test, named by CLUSTERFUSION_LIBRARY, with as much Python around its handles as the tests need. Contexts are of
+CLUSTERFUSION_DEVICE, cpu or cuda.
 
 Every call that fails raises Failure. A step is waited for before its call returns, so its outputs are ready.
 """
@@ -11,12 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from goldens import DEVICE
 from interface import ffi
 
 if "CLUSTERFUSION_LIBRARY" not in os.environ:
     raise RuntimeError("CLUSTERFUSION_LIBRARY must name the libclusterfusion.so to test")
 lib = ffi.dlopen(os.environ["CLUSTERFUSION_LIBRARY"])
 
+DEVICE_KINDS = {"cpu": lib.CF_DEVICE_CPU, "cuda": lib.CF_DEVICE_CUDA}
 DTYPES = {"F32": lib.CF_DTYPE_F32, "F16": lib.CF_DTYPE_F16, "BF16": lib.CF_DTYPE_BF16}
 ISAS = {"baseline": lib.CF_CPU_ISA_BASELINE, "avx2": lib.CF_CPU_ISA_AVX2, "avx512": lib.CF_CPU_ISA_AVX512}
 
@@ -59,7 +62,7 @@ def _ints(values) -> "ffi.CData":
 class Context:
     def __init__(self, threads: int = 0, isa: int = lib.CF_CPU_ISA_AUTO, log=None):
         """log(level, message) gets everything the library says."""
-        options = make("cf_context_options", device_kind=lib.CF_DEVICE_CPU, cpu_threads=threads, cpu_isa=isa)
+        options = make("cf_context_options", device_kind=DEVICE_KINDS[DEVICE], cpu_threads=threads, cpu_isa=isa)
         if log:
             self._log = ffi.callback("cf_log_fn", lambda user, level, message: log(level, ffi.string(message).decode()))
             options.log, options.log_level = self._log, lib.CF_LOG_DEBUG

@@ -7,7 +7,7 @@ import pytest
 import weights
 from checkpoint_files import write_checkpoint, write_model_files
 from decoder import ISAS, Context, Model, Session, lib, make
-from goldens import LIMIT, golden
+from goldens import golden, limit
 from reference import relative_error
 from roles import by_role, numbered, with_fused_qkv, with_separate_qkv
 from variants import VARIANTS
@@ -26,7 +26,7 @@ def stepped(model, name) -> np.ndarray:
 def assert_golden(logits: np.ndarray, name: str) -> None:
     expected = golden(VARIANTS[name])
     errors = relative_error(logits[expected.positions], expected.logits)
-    assert errors.max() <= LIMIT, dict(zip(expected.positions, errors))
+    assert errors.max() <= limit(VARIANTS[name].dtype), dict(zip(expected.positions, errors))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -35,7 +35,7 @@ def test_prefill_and_steps(load, name):
     by_prefill, by_steps = prefilled(model, name), stepped(model, name)
     assert_golden(by_prefill, name)
     assert_golden(by_steps, name)
-    assert relative_error(by_prefill, by_steps).max() <= LIMIT
+    assert relative_error(by_prefill, by_steps).max() <= limit(VARIANTS[name].dtype)
 
 
 @pytest.mark.parametrize("isa", ISAS)

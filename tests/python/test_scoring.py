@@ -10,7 +10,7 @@ import demo_prompts
 import weights
 from checkpoint_files import write_checkpoint
 from decoder import Context, Failure, Model, Session, check, decode_batch, ffi, lib, make
-from goldens import LIMIT, golden
+from goldens import golden, limit
 from variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def test_prefilled_text_against_goldens(load, name):
     stored = golden(VARIANTS[name])
     rows, vocab = stored.positions, stored.logits.shape[1]
     expected = log_softmax(stored.logits)
-    bound = 2 * LIMIT * np.sqrt((stored.logits.astype(np.float64) ** 2).mean(-1) * vocab)
+    bound = 2 * limit(VARIANTS[name].dtype) * np.sqrt((stored.logits.astype(np.float64) ** 2).mean(-1) * vocab)
     assert (np.abs(step.target_logprobs[rows] - expected[np.arange(len(rows)), np.array(targets)[rows]]) <= bound).all()
     # Near ties may change places: what is ranked n-th is as likely as the n-th of transformers.
     wanted = np.take_along_axis(expected, ranked(stored.logits, 10), -1)
@@ -184,7 +184,7 @@ def test_perplexity_of_a_text():
         targets = [token if window.first <= window.begin + i + 1 else -1 for i, token in enumerate(read[1:])] + [-1]
         step = session.prefill(read, targets=targets, sample=False)
         likelihood = step.target_logprobs.astype(np.float64).sum()
-        assert abs(-likelihood - expected) <= LIMIT * max(1.0, expected)
+        assert abs(-likelihood - expected) <= limit("F16") * max(1.0, expected)
         total -= likelihood
     assert sum(window.end - window.first for window in windows) == stored["n_tokens"] == len(tokens) - 1
-    np.testing.assert_allclose(np.exp(total / stored["n_tokens"]), stored["perplexity"], rtol=LIMIT)
+    np.testing.assert_allclose(np.exp(total / stored["n_tokens"]), stored["perplexity"], rtol=limit("F16"))

@@ -6,7 +6,7 @@ import pytest
 import tap_goldens
 import weights
 from decoder import Failure, Session, Tap, check, decode_batch, ffi, lib, make
-from goldens import LIMIT
+from goldens import DEVICE, limit
 from reference import relative_error
 from tap_goldens import POINTS, read_golden, tap_positions, width, written_golden, written_values
 from variants import VARIANTS
@@ -53,7 +53,7 @@ def test_reads_are_those_of_transformers(load, name):
     for (layer, point), data in zip(places, read):
         assert np.isfinite(data).all(), (layer, point)
         errors = relative_error(data[rows], read_golden(variant, layer, point))
-        assert errors.max() <= LIMIT, (layer, point, dict(zip(rows, errors)))
+        assert errors.max() <= limit(variant.dtype), (layer, point, dict(zip(rows, errors)))
     untouched = Session(load(name))
     equal(logits, untouched.prefill(weights.prompt(variant)).logits)
     equal(session.decode_step().logits, untouched.decode_step().logits)
@@ -92,7 +92,7 @@ def test_every_kind_of_step_reads_the_same(load, name):
         steps.append([t.data for t in taps])
     steps = [np.concatenate(rows) for rows in zip(*steps)]
     for expected, data in zip(whole, steps):
-        assert relative_error(data, expected[first : first + count]).max() <= LIMIT
+        assert relative_error(data, expected[first : first + count]).max() <= limit(VARIANTS[name].dtype)
 
     taps = every_tap(name, count)
     several.decode_positions(tokens[first : first + count], taps=taps)
@@ -143,10 +143,12 @@ def test_written_values_act_as_in_transformers(load, name, layer, point):
     write, seen = tap(name, layer, point, 0, written_values(variant, layer, point)), tap(name, layer, point, len(tokens))
     logits = Session(load(name)).prefill(tokens, taps=[write, seen]).logits
     errors = relative_error(logits[tap_positions(variant)], written_golden(variant, layer, point))
-    assert errors.max() <= LIMIT, dict(zip(tap_positions(variant), errors))
+    assert errors.max() <= limit(variant.dtype), dict(zip(tap_positions(variant), errors))
     assert relative_error(logits, untouched).mean() > 0.1
     equal(write.data, written_values(variant, layer, point))  # the caller's own is not touched
-    equal(seen.data, write.data)
+    # In a prompt CUDA keeps what a product reads as 16-bit numbers.
+    rounded = DEVICE == "cuda" and point in ("ATTENTION_HEADS", "MLP_ACTIVATION")
+    equal(seen.data, write.data.astype(np.float16) if rounded else write.data)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -337,6 +339,7 @@ def test_descriptors_of_a_newer_header(load):
         equal(data[i], expected[i].data)
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="of the CPU")
 def test_device_memory_is_host_memory_on_the_cpu(load):
     session = Session(load(NAMES[0]))
     taps, data = descriptors()
