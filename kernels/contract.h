@@ -222,6 +222,7 @@ constexpr int kStepsOfLaunch = kPartTokens;  // at most, so that the positions o
 struct DecodeState {
   uint32_t epoch;   // of the last words
   uint32_t failed;  // 1: a wait ran out of time; for good
+  uint32_t listed;  // candidates of a draw on their way to all CTAs; 0 between draws
 };
 
 // cf_sampler_options. Arrays of the vocabulary stand behind the sequence: floats to be added, then bits of tokens (vocabulary_bits)
@@ -384,7 +385,7 @@ struct DecodeShared {
   int32_t recent[kStepsOfLaunch + 1];      // tokens that the sequence was fed in this launch
   uint32_t least;                          // key of the least likely token that may be drawn
   int32_t ties_allowed;                    // tokens of this CTA with that key that may
-  uint64_t mass;                           // of the tokens beyond it
+  uint64_t mass, mass_within;              // of the tokens beyond it; of these and of those with this key
   double enough;                           // of a search
   int32_t found;                           // 1: there is a limit
   int32_t draws;                           // 1: the token is not simply the likeliest

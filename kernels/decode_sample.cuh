@@ -141,6 +141,7 @@ __device__ __noinline__ inline bool choose_bucket(int shift, double share) {
       const bool in_first = static_cast<double>(with_first) >= enough;
       s.least = (shift == 26 ? 0 : s.least) | static_cast<uint32_t>(in_first ? high : high - 1) << shift;
       s.mass = in_first ? with_first - first : with_first;
+      s.mass_within = in_first ? with_first : with_second;
     }
     if (lane == 0) s.enough = enough, s.found = found != 0;
     if (lane == 0 && !found) s.least = 0, s.mass = 0;
@@ -293,6 +294,69 @@ __device__ __noinline__ inline void take_best_draw(Draw best, uint32_t epoch) {
   products_sync();
 }
 
+// ---- A few candidates
+
+// After top-k has left at most kProducts tokens, s.mass_within, every CTA learns of all and does the rest by itself: one meeting instead
+// of a search, and the same token.
+struct Listed {
+  uint64_t mass[kProducts];
+  uint32_t key[kProducts];
+  int32_t token[kProducts];
+  Draw best[kProductWarps];
+};
+static_assert(sizeof(Listed) <= sizeof(DecodeShared::sums) && alignof(Listed) <= 16);
+
+// All candidates, one to a thread, as they came, into shared memory. The keys from s.least on are theirs.
+__device__ __noinline__ inline void list_candidates(float most, uint32_t epoch) {
+  DecodeShared& s = shared();
+  const DecodeParams& p = s.params;
+  Listed& listed = *reinterpret_cast<Listed*>(&s.sums[0][0]);
+  uint4* const words = p.words.rounds + (epoch & 1) * static_cast<int>(gridDim.x) * kRoundWords;
+  const int thread = static_cast<int>(threadIdx.x), count = static_cast<int>(s.mass_within);
+  each_candidate([&](int token, float value) {
+    const uint32_t key = key_of(value);
+    if (key >= s.least) ptx::store_word(words + atomicAdd(&p.state->listed, 1), key, static_cast<uint32_t>(token), 0, epoch);
+  });
+  uint4 word[1];
+  read_words<1>(
+      words, epoch, [&](int) { return thread; }, [&](int) { return thread < count; }, word);
+  const bool there = thread < count;
+  listed.key[thread] = there ? word[0].x : 0;
+  listed.token[thread] = there ? static_cast<int>(word[0].y) : -1;
+  listed.mass[thread] = there ? mass_of(value_of_key(word[0].x), most) : 0;
+  products_sync();
+  if (blockIdx.x == 0 && thread == 0) p.state->listed = 0;  // all words have come, so nobody adds to it any more
+}
+
+// top-p, min-p and the draw among them, into s.token[0].
+__device__ __noinline__ inline void draw_listed(float most, int position) {
+  DecodeShared& s = shared();
+  const DecodeSampler& sampler = s.sequence.sampler;
+  Listed& listed = *reinterpret_cast<Listed*>(&s.sums[0][0]);
+  const int thread = static_cast<int>(threadIdx.x), count = static_cast<int>(s.mass_within), token = listed.token[thread];
+  const uint32_t key = listed.key[thread];
+  uint64_t all = 0, before = 0;  // mass of what is likelier
+#pragma unroll 1
+  for (int i = 0; i < count; i++) {
+    const uint64_t mass = listed.mass[i];
+    all += mass;
+    if (listed.key[i] > key || (listed.key[i] == key && listed.token[i] < token)) before += mass;
+  }
+  Draw best = {0, -1};
+  if (token >= 0) {
+    const float value = value_of_key(key);
+    const bool in_top = sampler.top_p >= 1 || static_cast<double>(before) < static_cast<double>(sampler.top_p) * static_cast<double>(all);
+    const bool likely = sampler.min_p <= 0 || exp(static_cast<double>(value) - static_cast<double>(most)) >= static_cast<double>(sampler.min_p);
+    if (in_top && likely) best = {static_cast<double>(value) + gumbel(sampler.seed, position, token), token};
+  }
+  best = best_draw_of_lanes(best);
+  if (thread % kWarpLanes == 0) listed.best[thread / kWarpLanes] = best;
+  products_sync();
+  best = best_draw_of_lanes(thread % kWarpLanes < kProductWarps ? listed.best[thread % kWarpLanes] : Draw{0, -1});
+  if (thread == 0 && best.token >= 0) s.token[0] = best.token;
+  products_sync();
+}
+
 // Draws the token for `position` into s.token[0], which is the likeliest one before. Each of these functions begins after `epoch` and
 // returns that of its last round.
 __device__ __forceinline__ uint32_t draw_token(int position, uint32_t epoch) {
@@ -302,7 +366,14 @@ __device__ __forceinline__ uint32_t draw_token(int position, uint32_t epoch) {
   if (sampler.temperature == 0 || !isfinite(most)) return epoch;  // by so low a temperature logits differ by more than any noise
   if (threadIdx.x == 0) s.least = 0, s.ties_allowed = INT_MAX;
   products_sync();
-  if (sampler.top_k > 0) epoch = search<false>(0, static_cast<double>(sampler.top_k), most, epoch);
+  if (sampler.top_k > 0) {
+    epoch = search<false>(0, static_cast<double>(sampler.top_k), most, epoch);
+    if (s.found && s.mass_within <= kProducts) {
+      list_candidates(most, ++epoch);
+      draw_listed(most, position);
+      return epoch;
+    }
+  }
   if (sampler.top_p < 1) {
     epoch = search<true>(s.least, static_cast<double>(sampler.top_p), most, epoch);
     if (s.least > 0) epoch = share_ties(most, epoch);
