@@ -211,7 +211,7 @@ struct DecodeWords {
   uint4* heads;       // [A D] attention output: activations
   uint4* partials;    // one of [rows, A, max_parts, partial_words]
   uint4* votes;       // [CTAs, rows], even and odd steps: best logit, its token, whether all were finite
-  uint4* rounds;      // [CTAs, kRoundWords], in turn: what CTAs tell each other while a token is drawn
+  uint4* rounds;      // [CTAs, kRoundWords], in turn: what CTAs tell each other while a token is drawn; then [2 kRoundWords], in turn: sums
 };
 constexpr int kBuckets = 64;                         // of a search among the logits' bits: 6 bits a round
 constexpr int kRoundWords = (2 * kBuckets + 2) / 3;  // of a CTA in a round: two numbers for each

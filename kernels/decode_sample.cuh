@@ -14,34 +14,65 @@ namespace cf::gpu {
 
 // ---- Meetings of the product warps of all CTAs
 
-// What this CTA says in a round: s.totals[i] for i < n, each below 2^32; then s.totals are the sums over all CTAs.
+// Where sums of a round lie: behind what all CTAs say in either set.
+__device__ inline uint4* sums_of_round(uint32_t epoch) {
+  return shared().params.words.rounds + (2 * static_cast<int>(gridDim.x) + 2 * static_cast<int>(epoch & 1)) * kRoundWords;
+}
+
+// What this CTA says in a round: s.totals[i] for i < n, each below 2^32; then s.totals are the sums over all CTAs. Each word is added up by
+// one CTA, which says the sums: if all read what all say, the words take longer than another way through memory.
 __device__ __noinline__ inline void add_totals(int n, uint32_t epoch) {
   DecodeShared& s = shared();
   const int ctas = static_cast<int>(gridDim.x), thread = static_cast<int>(threadIdx.x), n_words = (n + 2) / 3;
   if (ctas == 1) return;
   uint4* const round = s.params.words.rounds + (epoch & 1) * ctas * kRoundWords;
+  uint4* const sums = sums_of_round(epoch);
   const auto total = [&](int i) { return i < n ? static_cast<uint32_t>(s.totals[i]) : 0u; };
   if (thread < n_words)
     ptx::store_word(round + blockIdx.x * kRoundWords + thread, total(3 * thread), total(3 * thread + 1), total(3 * thread + 2), epoch);
   products_sync();
-  if (thread < n) s.totals[thread] = 0;
-  products_sync();
-  // Threads share the CTAs; each takes the same word of several.
-  const int groups = kProducts / n_words, group = thread / n_words, word = thread - group * n_words;
-  constexpr int kAtOnce = 8;
-  uint64_t sum[3] = {};
+  uint64_t(*const parts)[3] = reinterpret_cast<uint64_t(*)[3]>(&s.sums[0][0]);  // of each warp
+  static_assert(sizeof(uint64_t) * 3 * kProductWarps <= sizeof(s.sums));
 #pragma unroll 1
-  for (int cta = group; group < groups && cta < ctas; cta += kAtOnce * groups) {
-    uint4 found[kAtOnce];
-    read_words<kAtOnce>(
-        round + word, epoch, [&](int j) { return (cta + j * groups) * kRoundWords; }, [&](int j) { return cta + j * groups < ctas; }, found);
+  for (int mine = static_cast<int>(blockIdx.x); mine < n_words; mine += ctas) {
+    uint64_t sum[3] = {};
+#pragma unroll 1
+    for (int cta = thread; cta < ctas; cta += kProducts) {
+      uint4 found[1];
+      read_words<1>(
+          round + mine, epoch, [&](int) { return cta * kRoundWords; }, [](int) { return true; }, found);
+      sum[0] += found[0].x, sum[1] += found[0].y, sum[2] += found[0].z;
+    }
 #pragma unroll
-    for (int j = 0; j < kAtOnce; j++)
-      if (cta + j * groups < ctas) sum[0] += found[j].x, sum[1] += found[j].y, sum[2] += found[j].z;
+    for (int i = 0; i < 3; i++) {
+#pragma unroll
+      for (int lanes = kWarpLanes / 2; lanes > 0; lanes /= 2) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], lanes);
+      if (thread % kWarpLanes == 0) parts[thread / kWarpLanes][i] = sum[i];
+    }
+    products_sync();
+    if (thread < 2) {  // two words of three halves
+      const auto half = [&](int i) {
+        uint64_t all = 0;
+#pragma unroll
+        for (int warp = 0; warp < kProductWarps; warp++) all += parts[warp][i / 2];
+        return static_cast<uint32_t>(all >> i % 2 * 32);
+      };
+      ptx::store_word(sums + 2 * mine + thread, half(3 * thread), half(3 * thread + 1), half(3 * thread + 2), epoch);
+    }
+    products_sync();
   }
-#pragma unroll
-  for (int i = 0; i < 3; i++)
-    if (sum[i]) atomicAdd(reinterpret_cast<unsigned long long*>(&s.totals[3 * word + i]), static_cast<unsigned long long>(sum[i]));
+  uint4 sum[1];
+  read_words<1>(
+      sums, epoch, [&](int) { return thread; }, [&](int) { return thread < 2 * n_words; }, sum);
+  products_sync();
+  static_assert(2 * kRoundWords <= kProducts);
+  if (thread < 2 * n_words) {
+    auto* const halves = reinterpret_cast<uint32_t*>(s.totals) + 3 * thread;  // little endian: as they were taken apart
+    const int left = 2 * n - 3 * thread;
+    if (left > 0) halves[0] = sum[0].x;
+    if (left > 1) halves[1] = sum[0].y;
+    if (left > 2) halves[2] = sum[0].z;
+  }
   products_sync();
 }
 
