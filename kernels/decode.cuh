@@ -1,7 +1,7 @@
 // Decode steps of a model as one persistent cooperative launch: embedding, all blocks, head, and the most likely token, which is the next
 // step's input; for one row, or for several rows, which share every weight that is read.
 //
-// A CTA is eight warps that multiply, four that gather the activations they need and attend, and one thread that streams: it brings the
+// A CTA is eight warps that multiply, four that normalise what they multiply by and attend, and one thread that streams: it brings the
 // CTA's share of all weights, phase after phase, through a ring in shared memory, and does not wait for activations, so the memory is
 // read all the time. Each of the three goes through the same sequence of work by itself and waits only for what it needs, so that all that
 // leads up to a wait is done when its end comes. Phases hand activations on as words that carry their epoch (words.cuh). With a parallel residual a layer has three phases: {Q K V, MLP-up}, {attention, MLP-down},
@@ -134,19 +134,15 @@ __device__ void gather() {
     for (int at = 8 * p.first_layer; at < 8 * p.end_layer; at++) {  // layer and item in one register: there is none to spare
       const int layer = at / 8;
       if (at % 8 >= items_of(layer)) continue;
-      JobKind kind = item(layer, at % 8);
-      // With a parallel residual MLP-down's activations come at the same time as the queries, and are not to wait for attention.
-      if (p.parallel_residual && kind == kJobAttention) kind = kJobDown;
-      else if (p.parallel_residual && kind == kJobDown) kind = kJobAttention;
+      const JobKind kind = item(layer, at % 8);
       if (kind == kJobAttention) attend_or_combine<D, Weight>(layer);
-      else if (takes(kind)) gather_job<D, Weight, kRows>(kind, layer, epoch_of_layer(layer));
+      else if (takes(kind) && !fetches(kind)) gather_job<D, Weight, kRows>(kind, layer, epoch_of_layer(layer));
     }
     if (!p.ends) break;
     roles_sync();
     roles_sync();  // what end_step left is that of the next step
     if (tells() && s.progressed) tell_tokens(s.recent[s.step - 1]);
   }
-  wait_free();  // the product warps' last arrival
   if (p.ends && tells()) tell_end(s.step, s.status);
 }
 
@@ -255,7 +251,6 @@ __device__ void multiply() {
   DecodeShared& s = shared();
   const DecodeParams& p = s.params;
   RingReader ring;
-  activations_free();
 #pragma unroll 1
   while (s.go) {
     s.candidates[threadIdx.x] = Candidate::none();

@@ -1,6 +1,7 @@
-// The gathering warps' work for a product: activations on their way from words into shared memory, normalised, or as they are.
+// The gathering warps' work for a product that begins with a norm: the residual stream on its way from words into shared memory.
 #pragma once
 
+#include "decode_fetch.cuh"
 #include "decode_job.cuh"
 #include "vector.cuh"
 
@@ -12,30 +13,10 @@ namespace cf::gpu {
 __device__ inline int gather_warp() { return (static_cast<int>(threadIdx.x) - kProducts) / kWarpLanes; }
 __device__ inline int gather_thread() { return static_cast<int>(threadIdx.x) - kProducts; }
 
-// Where a lane's words go: a warp takes five strips at a time, so that a lane always has the same rows of a strip, and its addresses are
-// apart by constants.
-struct LaneWord {
-  int word, strip;     // the lane's first
-  bool active, three;  // false: the last word of a strip has one row
-  int at[3];           // of its rows in a tile of activations
-
-  __device__ explicit LaneWord(int share) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarpLanes, in_strip = lane % kWordsPerStrip;
-    word = share % kGatherWarps * kLaneWords + share / kGatherWarps * (kGo * kGatherWords) + lane, strip = word / kWordsPerStrip;
-    active = lane < kLaneWords, three = in_strip != kWordsPerStrip - 1;
-#pragma unroll
-    for (int e = 0; e < 3; e++) at[e] = place_in_tile(min(3 * in_strip + e, kTileRows - 1));
-  }
-  __device__ bool has(int j, int n_words, int stride = kGatherWords) const { return active && word + j * stride < n_words; }
-  // Activations of the j-th word, if it is `wanted`: stores that may not be, no branches, so that words do not wait for one another.
-  template <int kRows>
-  __device__ __forceinline__ void store(bool wanted, int row, int j, const uint32_t (&values)[3], int stride = kGatherWords) const {
-    char* const tile = activations() + ((strip + j * (stride / kWordsPerStrip)) * kRows + row) * kActivationTileBytes;
-    if (wanted) *reinterpret_cast<uint32_t*>(tile + at[0]) = values[0];
-    if (wanted && three) *reinterpret_cast<uint32_t*>(tile + at[1]) = values[1];
-    if (wanted && three) *reinterpret_cast<uint32_t*>(tile + at[2]) = values[2];
-  }
-};
+// The lane's first word in a share.
+__device__ inline LaneWord lane_of_share(int share) {
+  return LaneWord(share % kGatherWarps * kLaneWords + share / kGatherWarps * (kGo * kGatherWords));
+}
 
 // A share's numbers in the registers of a warp, zeros where there are none.
 struct Share {
@@ -141,7 +122,7 @@ __device__ __forceinline__ void normalise_left(const LaneWord& lane, int row, co
 template <class Weight>
 __device__ __forceinline__ void normalise_short_row(const uint4* words, const float4* vectors, uint32_t epoch) {
   const int warp = gather_warp(), n_words = hidden_words();
-  const LaneWord lane(warp);
+  const LaneWord lane = lane_of_share(warp);
   NormWord norm[kGo];  // asked for before the words are waited for
 #pragma unroll
   for (int j = 0; j < kGo; j++) norm[j].load(vectors, lane.has(j, n_words) ? lane.word + j * kGatherWords : 0);
@@ -167,14 +148,14 @@ __device__ __forceinline__ void normalise_long_row(const uint4* words, const flo
   wait_free();
 #pragma unroll 1
   for (int share = gather_warp(); share < kNormShares; share += kGatherWarps) {
-    const LaneWord lane(share);
+    const LaneWord lane = lane_of_share(share);
     Share mine;
     mine.read(words, lane, epoch);
     mine.leave_stats(lane, 0, share);
     mine.leave_values<1>(lane, 0);
   }
   gathers_sync();
-  normalise_left<Weight, 1>(LaneWord(gather_warp()), 0, vectors, scale_of_row(0), kGatherWords);
+  normalise_left<Weight, 1>(lane_of_share(gather_warp()), 0, vectors, scale_of_row(0), kGatherWords);
 }
 
 template <class Weight, int kRows>
@@ -186,7 +167,7 @@ __device__ __forceinline__ void normalise_rows(const uint4* words, const float4*
   for (int row = gather_warp(); row < s.params.n_rows; row += kGatherWarps) {
 #pragma unroll 1
     for (int share = 0; share < norm_shares(); share++) {
-      const LaneWord lane(share);
+      const LaneWord lane = lane_of_share(share);
       Share mine;
       mine.read(words + row * n_words, lane, epoch);
       mine.leave_stats(lane, row, share);
@@ -197,56 +178,19 @@ __device__ __forceinline__ void normalise_rows(const uint4* words, const float4*
   }
 }
 
-// `n` words, which are activations, of each row (`row_words` apart) to shared memory.
-template <int kRows>
-__device__ __noinline__ void fetch(const uint4* words, int row_words, int n, uint32_t epoch) {
-  constexpr int kAtOnce = 12;                                      // words asked for together
-  constexpr int kStride = kRows == 1 ? kGatherWords : kLaneWords;  // with one row each warp takes a share, with more whole rows
-  const LaneWord lane(kRows == 1 ? gather_warp() : 0);
-  const int rows = shared().params.n_rows;
-  bool free = false;
-#pragma unroll 1
-  for (int row = kRows == 1 ? 0 : gather_warp(); row < rows; row += kRows == 1 ? 1 : kGatherWarps) {
-#pragma unroll 1
-    for (int first = 0; first * kStride < n; first += kAtOnce) {
-      uint4 word[kAtOnce];
-      read_words<kAtOnce>(
-          words + row * row_words + lane.word + first * kStride, epoch, [&](int j) { return j * kStride; },
-          [&](int j) { return lane.has(first + j, n, kStride); }, word);
-      if (!free) wait_free(), free = true;
-#pragma unroll
-      for (int j = 0; j < kAtOnce; j++) {
-        if (j % 3 == 0 && (first + j) * kStride >= n) break;
-        const uint32_t values[3] = {word[j].x, word[j].y, word[j].z};
-        lane.store<kRows>(lane.has(first + j, n, kStride), row, first + j, values, kStride);
-      }
-    }
-  }
-  if (!free) wait_free();  // warps without a row
-}
-
-// The activations of a job's slice that begins with `unit`.
+// The activations of a job that begins with a norm.
 template <int D, class Weight, int kRows>
-__device__ __noinline__ void gather_slice(JobKind kind, int layer, int unit, uint32_t epoch) {
-  const Job job(kind, layer);
+__device__ __noinline__ void gather_normalised(JobKind kind, int layer, uint32_t epoch) {
   const DecodeShared& s = shared();
   const DecodeParams& p = s.params;
-  if (kind == kJobO) {
-    const int words = p.n_heads * D / kTileRows * kWordsPerStrip;
-    fetch<kRows>(words_at(p.words.heads, words, layer, 0), words, words, epoch);
-  } else if (kind == kJobDown) {
-    const int words = activation_words(), first = job.slice_begin(job.slice_of(unit)) * kWordsPerStrip;
-    fetch<kRows>(words_at(p.words.activation, words, layer, 0) + first, words, job.slice_tiles(unit) * kWordsPerStrip, epoch);
-  } else {
-    const bool middle = kind == kJobUp && !p.parallel_residual;
-    const uint4* const stream = words_at(middle ? p.words.middle : p.words.hidden, hidden_words(), layer, 0);
-    const char* const vectors = kind == kJobHead ? s.final_norm : s.layers[layer] + (kind == kJobUp ? p.offsets.mlp_norm : p.offsets.attention_norm);
-    const uint32_t stream_epoch = middle ? epoch : epoch - 1;
-    constexpr bool kRegisters = kRows == 1 && D > 32 && D < 256;  // elsewhere too few are left
-    if (kRegisters && norm_shares() == kGatherWarps) normalise_short_row<Weight>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
-    else if (kRows == 1) normalise_long_row<Weight>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
-    else normalise_rows<Weight, kRows>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
-  }
+  const bool middle = kind == kJobUp && !p.parallel_residual;
+  const uint4* const stream = words_at(middle ? p.words.middle : p.words.hidden, hidden_words(), layer, 0);
+  const char* const vectors = kind == kJobHead ? s.final_norm : s.layers[layer] + (kind == kJobUp ? p.offsets.mlp_norm : p.offsets.attention_norm);
+  const uint32_t stream_epoch = middle ? epoch : epoch - 1;
+  constexpr bool kRegisters = kRows == 1 && D > 32 && D < 256;  // elsewhere too few are left
+  if (kRegisters && norm_shares() == kGatherWarps) normalise_short_row<Weight>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
+  else if (kRows == 1) normalise_long_row<Weight>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
+  else normalise_rows<Weight, kRows>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
   if (gather_thread() == 0) shared().meeting = 0;
   activations_ready();
 }
@@ -267,12 +211,11 @@ __device__ void publish_embeddings(uint32_t epoch) {
     }
 }
 
-// For each slice of this CTA's units of a job, what the product warps need; run_job is the other end.
+// What the product warps need for a job that begins with a norm; run_job is the other end.
 template <int D, class Weight, int kRows>
 __device__ __forceinline__ void gather_job(JobKind kind, int layer, uint32_t epoch) {
   const Job job(kind, layer);
-#pragma unroll 1
-  for (int unit = job.run.first; unit < job.run.end; unit = job.slice_end(unit)) gather_slice<D, Weight, kRows>(kind, layer, unit, epoch);
+  if (job.run.first < job.run.end) gather_normalised<D, Weight, kRows>(kind, layer, epoch);
 }
 
 }  // namespace cf::gpu

@@ -1,6 +1,7 @@
 // The matrix products of a decode step: what each reads, how it is cut over the CTAs, and what the product warps make of its sums.
 #pragma once
 
+#include "decode_fetch.cuh"
 #include "decode_logits.cuh"
 #include "decode_product.cuh"
 #include "phase_up.cuh"
@@ -84,6 +85,19 @@ __device__ inline bool load_job(RingWriter& ring, JobKind kind, int layer) {
   return true;
 }
 
+// Whether the product warps bring a job's activations by themselves; otherwise the gathering warps do, who normalise them.
+__device__ inline bool fetches(JobKind kind) { return kind == kJobO || kind == kJobDown; }
+
+// The activations of a job's slice that begins with `unit`.
+template <int D, int kRows>
+__device__ __forceinline__ void fetch_slice(const Job& job, JobKind kind, int layer, int unit, uint32_t epoch) {
+  const DecodeParams& p = shared().params;
+  const bool is_o = kind == kJobO;
+  const int words = is_o ? p.n_heads * D / kTileRows * kWordsPerStrip : activation_words();
+  fetch<kRows>(words_at(is_o ? p.words.heads : p.words.activation, words, layer, 0) + job.slice_begin(job.slice_of(unit)) * kWordsPerStrip, words,
+               job.slice_tiles(unit) * kWordsPerStrip, epoch);
+}
+
 // What a product thread adds to its row's sum: the residual stream, and for a parallel residual the pieces of MLP-down. A phase that
 // takes these takes the activations of all CTAs, too, so the words have come when they are asked for, or do so while others come.
 __device__ __forceinline__ float residual_of(JobKind kind, int layer, int launch_row, int row, uint32_t epoch) {
@@ -126,11 +140,12 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
     slice_end = job.slice_end(slice_first);
     const int tiles = job.slice_tiles(slice_first);
     bool waits = true;
+    if (!fetches(kind)) activations_free();
 #pragma unroll 1
     for (int first = slice_first, count; first < slice_end; first += count) {
       count = min(at_once, slice_end - first);
       const int unit = first + slot, row = unit * kTileRows + row_of_strip, strips = count * job.shape.strips_of_unit;
-      const bool mine = slot < count && launch_row < p.n_rows, last = first + count == slice_end;
+      const bool mine = slot < count && launch_row < p.n_rows;
       float bias = 0, other_bias = 0, residual = 0;
       if (mine) {
         const char* const biases = kind == kJobHead ? nullptr : s.layers[layer] + row * sizeof(float);
@@ -138,13 +153,13 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
         if (job.shape.other_bias != kNoVector) other_bias = __ldg(reinterpret_cast<const float*>(biases + job.shape.other_bias));
         if (adds) residual = residual_of(kind, layer, launch_row, row, epoch);
       }
-      if (waits) wait_activations();
+      if (waits && fetches(kind)) fetch_slice<D, kRows>(job, kind, layer, slice_first, epoch);
+      else if (waits) wait_activations();
       waits = false;
       add_strips<Weight, kRows>(ring, strips, tiles);
       ring.skip(strips * ring_chunks(tiles));
       if (threadIdx.x == 0 && first + count == job.run.end)
         s.meeting = 1;  // the words of this phase are on their way, those of the next are waited for
-      if (last) activations_free();
       products_sync();
       float value = 0;
       if (mine) {

@@ -1,0 +1,61 @@
+// Activations on their way from words into shared memory, as they are: what the product warps do by themselves for a job without a norm,
+// while the gathering warps attend.
+#pragma once
+
+#include "decode_product.cuh"
+
+namespace cf::gpu {
+
+// Where a lane's words go: a warp takes five strips at a time, so that a lane always has the same rows of a strip, and its addresses are
+// apart by constants.
+struct LaneWord {
+  int word, strip;     // the lane's first
+  bool active, three;  // false: the last word of a strip has one row
+  int at[3];           // of its rows in a tile of activations
+
+  __device__ explicit LaneWord(int first_of_warp) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarpLanes, in_strip = lane % kWordsPerStrip;
+    word = first_of_warp + lane, strip = word / kWordsPerStrip;
+    active = lane < kLaneWords, three = in_strip != kWordsPerStrip - 1;
+#pragma unroll
+    for (int e = 0; e < 3; e++) at[e] = place_in_tile(min(3 * in_strip + e, kTileRows - 1));
+  }
+  __device__ bool has(int j, int n_words, int stride = kGatherWords) const { return active && word + j * stride < n_words; }
+  // Activations of the j-th word, if it is `wanted`: stores that may not be, no branches, so that words do not wait for one another.
+  template <int kRows>
+  __device__ __forceinline__ void store(bool wanted, int row, int j, const uint32_t (&values)[3], int stride = kGatherWords) const {
+    char* const tile = activations() + ((strip + j * (stride / kWordsPerStrip)) * kRows + row) * kActivationTileBytes;
+    if (wanted) *reinterpret_cast<uint32_t*>(tile + at[0]) = values[0];
+    if (wanted && three) *reinterpret_cast<uint32_t*>(tile + at[1]) = values[1];
+    if (wanted && three) *reinterpret_cast<uint32_t*>(tile + at[2]) = values[2];
+  }
+};
+
+// `n` words, which are activations, of each row (`row_words` apart).
+template <int kRows>
+__device__ __noinline__ void fetch(const uint4* words, int row_words, int n, uint32_t epoch) {
+  constexpr int kAtOnce = 8;                                                     // words asked for together
+  constexpr int kStride = kRows == 1 ? kProductWarps * kLaneWords : kLaneWords;  // with one row each warp takes a share, with more whole rows
+  static_assert(kMaxStepRows <= kProductWarps);
+  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes, row = kRows == 1 ? 0 : warp;
+  const LaneWord lane(kRows == 1 ? warp * kLaneWords : 0);
+  if (row < shared().params.n_rows) {
+#pragma unroll 1
+    for (int first = 0; first * kStride < n; first += kAtOnce) {
+      uint4 word[kAtOnce];
+      read_words<kAtOnce>(
+          words + row * row_words + lane.word + first * kStride, epoch, [&](int j) { return j * kStride; },
+          [&](int j) { return lane.has(first + j, n, kStride); }, word);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; j++) {
+        if (j % 2 == 0 && (first + j) * kStride >= n) break;
+        const uint32_t values[3] = {word[j].x, word[j].y, word[j].z};
+        lane.store<kRows>(lane.has(first + j, n, kStride), row, first + j, values, kStride);
+      }
+    }
+  }
+  products_sync();
+  if (threadIdx.x == 0) shared().meeting = 0;
+}
+
+}  // namespace cf::gpu
