@@ -34,6 +34,7 @@ struct LaneWord {
 // `n` words, which are activations, of each row (`row_words` apart).
 template <int kRows>
 __device__ __noinline__ void fetch(const uint4* words, int row_words, int n, uint32_t epoch) {
+  constexpr int kPauseNs = 50;                                                   // the gathering warps of this CTA may be attending
   constexpr int kAtOnce = 8;                                                     // words asked for together
   constexpr int kStride = kRows == 1 ? kProductWarps * kLaneWords : kLaneWords;  // with one row each warp takes a share, with more whole rows
   static_assert(kMaxStepRows <= kProductWarps);
@@ -43,7 +44,7 @@ __device__ __noinline__ void fetch(const uint4* words, int row_words, int n, uin
 #pragma unroll 1
     for (int first = 0; first * kStride < n; first += kAtOnce) {
       uint4 word[kAtOnce];
-      read_words<kAtOnce>(
+      read_words<kAtOnce, kPauseNs>(
           words + row * row_words + lane.word + first * kStride, epoch, [&](int j) { return j * kStride; },
           [&](int j) { return lane.has(first + j, n, kStride); }, word);
 #pragma unroll

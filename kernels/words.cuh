@@ -35,8 +35,9 @@ __device__ inline bool gave_up(uint64_t since) {
   return s.failed;
 }
 
-// The words at(j) for j = 0 .. kCount - 1 where wanted(j), once each carries epoch(j); zeros elsewhere.
-template <int kCount, class At, class Epoch, class Wanted>
+// The words at(j) for j = 0 .. kCount - 1 where wanted(j), once each carries epoch(j); zeros elsewhere. kPauseNs: between tries, so that who
+// waits for long leaves the SM to others.
+template <int kCount, int kPauseNs = 0, class At, class Epoch, class Wanted>
 __device__ __forceinline__ void read_words_at(At at, Epoch epoch, Wanted wanted, uint4 (&words)[kCount]) {
   uint64_t since = 0;
   uint32_t tries = 0;
@@ -46,6 +47,7 @@ __device__ __forceinline__ void read_words_at(At at, Epoch epoch, Wanted wanted,
     for (int j = 0; j < kCount; j++) words[j] = wanted(j) ? ptx::load_word(at(j)) : uint4{0, 0, 0, epoch(j)};
 #pragma unroll
     for (int j = 0; j < kCount; j++) late |= words[j].w != epoch(j);
+    if (kPauseNs > 0 && late) __nanosleep(kPauseNs);
     // Seldom: one word that every thread asks for is itself what they would wait for.
     if (late && ++tries % 256 == 0) {
       if (since == 0) since = ptx::wall_clock_ns();
@@ -55,9 +57,9 @@ __device__ __forceinline__ void read_words_at(At at, Epoch epoch, Wanted wanted,
 }
 
 // Words base[index(j)], all of one epoch.
-template <int kCount, class Index, class Wanted>
+template <int kCount, int kPauseNs = 0, class Index, class Wanted>
 __device__ __forceinline__ void read_words(const uint4* base, uint32_t epoch, Index index, Wanted wanted, uint4 (&words)[kCount]) {
-  read_words_at<kCount>([&](int j) { return base + index(j); }, [&](int) { return epoch; }, wanted, words);
+  read_words_at<kCount, kPauseNs>([&](int j) { return base + index(j); }, [&](int) { return epoch; }, wanted, words);
 }
 
 __device__ inline uint32_t word_bits(const uint4& word, int i) { return i == 0 ? word.x : i == 1 ? word.y : word.z; }
