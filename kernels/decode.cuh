@@ -5,7 +5,8 @@
 // CTA's share of all weights, phase after phase, through a ring in shared memory, and does not wait for activations, so the memory is
 // read all the time. Each of the three goes through the same sequence of work by itself and waits only for what it needs, so that all that
 // leads up to a wait is done when its end comes. Phases hand activations on as words that carry their epoch (words.cuh). With a parallel residual a layer has three phases: {Q K V, MLP-up}, {attention, MLP-down},
-// {O, residuals}; otherwise five: {Q K V}, {attention}, {O, residual}, {MLP-up}, {MLP-down, residual}.
+// {O, residuals}; otherwise five: {Q K V}, {attention}, {O, residual}, {MLP-up}, {MLP-down, residual}. A block call is a launch of one layer
+// that begins and ends with the caller's activations (decode_block.cuh).
 //
 // The order of every sum follows from the model's shape: the same bits for any number of CTAs and rows. The code of a layer must stay in the
 // instruction cache (128 KB), or every phase waits for memory: hence one function for all products, and loops that are not unrolled.
@@ -13,6 +14,7 @@
 
 #include "contract.h"
 #include "decode_attention.cuh"
+#include "decode_block.cuh"
 #include "decode_job.cuh"
 #include "decode_sample.cuh"
 
@@ -127,7 +129,8 @@ __device__ void gather() {
   const DecodeParams& p = s.params;
 #pragma unroll 1
   while (s.go) {
-    if (p.begins) publish_embeddings<Weight>(epoch_of_layer(-1));
+    if (p.block.part != kNoBlock) publish_block<Weight>(epoch_of_layer(-1), epoch_of_layer(0));
+    else if (p.begins) publish_embeddings<Weight>(epoch_of_layer(-1));
     DecodeAttention<D>::set_angles();
     gathers_sync();
 #pragma unroll 1
@@ -147,6 +150,7 @@ __device__ void gather() {
     if (tells() && s.progressed) tell_tokens(s.recent[s.step - 1]);
   }
   wait_free();  // the product warps' last arrival
+  if (p.block.part != kNoBlock) roles_sync();
   if (p.ends && tells()) tell_end(s.step, s.status);
 }
 
@@ -267,6 +271,10 @@ __device__ void multiply() {
         if (kind != kJobAttention && takes(kind)) ring = run_job<D, Weight, kRows>(ring, kind, layer, epoch_of_layer(layer));
       }
     if (p.casts) cast_votes<kRows>();
+    if (p.block.part != kNoBlock) {
+      roles_sync();
+      if (threadIdx.x == 0) leave_block(epoch_of_layer(0));
+    }
     if (!p.ends) return;
     end_step();
   }
@@ -300,7 +308,7 @@ __device__ inline bool take_sequence() {
 __device__ inline int pages_of(int row, int& last) {
   const DecodeParams& p = shared().params;
   for (last = row; last + 1 < p.n_rows && p.rows[last + 1].first == row;) last++;
-  return ((p.rows[last].position + p.n_steps - 1) >> p.rows[row].page_shift) + 1;
+  return p.rows[row].pages.page_of(p.rows[last].position + p.n_steps - 1) + 1;
 }
 
 // What one thread sets up. False: there is nothing to do.
@@ -317,7 +325,9 @@ __device__ bool set_up() {
   s.last = {-1, 0, 0, 0, 0, 1};
   s.steps_asked = p.n_steps;
   s.status = p.state->failed ? CF_ERROR_DEVICE_LOST : CF_OK;
-  if (!p.sequence) {
+  if (p.block.part != kNoBlock) {
+    if (!take_block()) return false;
+  } else if (!p.sequence) {
     s.sequence.stopped = 0;
     if (s.status != CF_OK) return false;
   } else if (!take_sequence()) {
@@ -366,7 +376,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) decode(const __grid_constan
   for (int row = 0, last; row < p.n_rows; row = last + 1) {
     const int pages = pages_of(row, last);
     if (s.table_at[row] < 0) continue;
-    for (int i = threadIdx.x; i < pages; i += kDecodeThreads) s.page_table[s.table_at[row] + i] = p.rows[row].page_table[i];
+    for (int i = threadIdx.x; i < pages; i += kDecodeThreads)
+      s.page_table[s.table_at[row] + i] = p.rows[row].page_table ? p.rows[row].page_table[i] : 0;
   }
   for (int i = threadIdx.x; i < (p.n_layers + 1) * kJobKinds; i += kDecodeThreads)
     s.runs[i] = run_of(static_cast<JobKind>(i % kJobKinds), i / kJobKinds);

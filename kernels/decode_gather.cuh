@@ -2,7 +2,6 @@
 #pragma once
 
 #include "decode_job.cuh"
-#include "vector.cuh"
 
 namespace cf::gpu {
 
@@ -11,6 +10,12 @@ namespace cf::gpu {
 // row, and again for what lies behind kGo words of every lane.
 __device__ inline int gather_warp() { return (static_cast<int>(threadIdx.x) - kProducts) / kWarpLanes; }
 __device__ inline int gather_thread() { return static_cast<int>(threadIdx.x) - kProducts; }
+
+__device__ inline float warp_sum(float value) {
+#pragma unroll
+  for (int lanes = kWarpLanes / 2; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xffffffffu, value, lanes);
+  return value;
+}
 
 // Where a lane's words go: a warp takes five strips at a time, so that a lane always has the same rows of a strip, and its addresses are
 // apart by constants.
@@ -232,7 +237,7 @@ __device__ __noinline__ void gather_slice(JobKind kind, int layer, int unit, uin
   const DecodeShared& s = shared();
   const DecodeParams& p = s.params;
   if (kind == kJobO) {
-    const int words = p.n_heads * D / kTileRows * kWordsPerStrip;
+    const int words = job.shape.tiles * kWordsPerStrip;
     fetch<kRows>(words_at(p.words.heads, words, layer, 0), words, words, epoch);
   } else if (kind == kJobDown) {
     const int words = activation_words(), first = job.slice_begin(job.slice_of(unit)) * kWordsPerStrip;
