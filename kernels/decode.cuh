@@ -319,14 +319,16 @@ __device__ bool set_up() {
   for (int i = 0; i < p.ring; i++) ptx::barrier_init(&s.full[i], 1), ptx::barrier_init(&s.empty[i], kChunkReaders);
   for (int i = 0; i < kKvBuffers; i++) ptx::barrier_init(&s.kv_full[i], 1);
   ptx::fence_barrier_init();
-  s.epoch = static_cast<int32_t>(p.state->epoch);
+  const uint32_t epoch = p.state->epoch, failed = p.state->failed;
+  const BlockEntry entry = p.block.part != kNoBlock ? block_entry() : BlockEntry{};  // on its way together with these
+  s.epoch = static_cast<int32_t>(epoch);
   s.step = s.draws = 0;
   s.meeting = 0, s.failed = 0, s.announced = 0, s.done = 0;
   s.last = {-1, 0, 0, 0, 0, 1};
   s.steps_asked = p.n_steps;
-  s.status = p.state->failed ? CF_ERROR_DEVICE_LOST : CF_OK;
+  s.status = failed ? CF_ERROR_DEVICE_LOST : CF_OK;
   if (p.block.part != kNoBlock) {
-    if (!take_block()) return false;
+    if (!take_block(entry)) return false;
   } else if (!p.sequence) {
     s.sequence.stopped = 0;
     if (s.status != CF_OK) return false;
@@ -351,7 +353,6 @@ __device__ bool set_up() {
 #pragma unroll 1
   for (int kind = 0; kind < kJobKinds; kind++) s.jobs[kind] = shape_of(D, static_cast<JobKind>(kind));
   for (int slice = 0; slice <= p.down_slices; slice++) s.down_begin[slice] = slice * s.jobs[kJobDown].tiles / p.down_slices;
-  s.embedding = p.addresses[p.n_layers], s.head = p.addresses[p.n_layers + 1], s.final_norm = p.addresses[p.n_layers + 2];
   s.group = p.n_heads / p.n_kv_heads;
   s.complete = DecodeAttention<D>::complete_parts();
   return true;
@@ -367,9 +368,10 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) decode(const __grid_constan
   __syncthreads();
   const DecodeParams& p = s.params;
   if (threadIdx.x == 0) s.go = set_up<D>();
-  for (int i = threadIdx.x; i < p.n_layers; i += kDecodeThreads) {
-    s.layers[i] = p.addresses[i];
-    s.turned[i] = static_cast<uint16_t>(turned_cta(i, kJobAttention));
+  for (int i = kDecodeThreads - 1 - threadIdx.x; i < p.n_layers + 3; i += kDecodeThreads) {  // while thread 0 sets up
+    const char* const address = p.addresses[i];
+    if (i < p.n_layers) s.layers[i] = address, s.turned[i] = static_cast<uint16_t>(turned_cta(i, kJobAttention));
+    else (i == p.n_layers ? s.embedding : i == p.n_layers + 1 ? s.head : s.final_norm) = address;
   }
   __syncthreads();
   if (!s.go) return;

@@ -6,20 +6,29 @@
 
 namespace cf::gpu {
 
-// Whether there is anything to do, and where; one thread. The same answer in every CTA: what decides it stays until all CTAs have ended, but for
-// the status, which becomes the error that this launch ends with.
-__device__ inline bool take_block() {
+// What decides whether a launch has anything to do, and where.
+struct BlockEntry {
+  uint32_t status;
+  int32_t position;
+};
+__device__ inline BlockEntry block_entry() {
+  const BlockIo& io = shared().params.block;
+  return {ptx::load_relaxed(reinterpret_cast<const uint32_t*>(io.status)), io.position ? *io.position : 0};
+}
+
+// Whether it has, with s.status OK unless the launch has failed already; one thread. The same answer in every CTA: nothing of the entry changes
+// until all CTAs have ended, but for the status, which becomes the error that this launch ends with.
+__device__ inline bool take_block(BlockEntry entry) {
   DecodeShared& s = shared();
   DecodeParams& p = s.params;
   const BlockIo& io = p.block;
-  uint32_t* const status = reinterpret_cast<uint32_t*>(io.status);
-  const uint32_t before = ptx::load_relaxed(status);
-  const int32_t position = io.position ? *io.position : 0;
+  const int32_t position = entry.position;
   if (s.status == CF_OK && position < 0) s.status = CF_ERROR_INVALID_ARGUMENT;
   if (s.status == CF_OK && io.position && position > io.capacity - io.rows) s.status = CF_ERROR_CACHE_FULL;
-  if (before == CF_OK && s.status != CF_OK && blockIdx.x == 0) ptx::store_relaxed(status, static_cast<uint32_t>(s.status));
+  if (entry.status == CF_OK && s.status != CF_OK && blockIdx.x == 0)
+    ptx::store_relaxed(reinterpret_cast<uint32_t*>(io.status), static_cast<uint32_t>(s.status));
   for (int row = 0; row < p.n_rows; row++) p.rows[row].position = position + io.rows_before + row;
-  return before == CF_OK && s.status == CF_OK;
+  return entry.status == CF_OK && s.status == CF_OK;
 }
 
 // The words that the layer begins with: each CTA publishes some. They are the residual stream; for MLP-down alone also its input, and with a

@@ -130,7 +130,7 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
   DecodeShared& s = shared();
   const DecodeParams& p = s.params;
   const Job job(kind, layer);
-  const bool parallel = p.parallel_residual, gated = job.shape.strips_of_unit == 2,
+  const bool parallel = p.parallel_residual, gated = job.shape.strips_of_unit == 2, of_block = p.block.part != kNoBlock,
              adds = kind == kJobO ? !parallel || p.block.part != kBlockAttention : kind == kJobDown && !parallel;
   // This thread finishes row `row_of_strip` of strip `slot` of those added up together, for row `launch_row` of the launch.
   const int at = static_cast<int>(threadIdx.x) / kTileRows, slot = at / kRows, launch_row = at % kRows,
@@ -174,11 +174,11 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
           value = silu(parts_sum(place, tiles) + bias) * (parts_sum(place + kTileRows * kRows, tiles) + other_bias);
         } else {
           value = parts_sum(static_cast<int>(threadIdx.x), tiles) + bias;
-          if (kind == kJobO && p.block.part != kNoBlock) value = attention_part(value, launch_row, row);
+          if (of_block && kind == kJobO) value = attention_part(value, launch_row, row);
           if (kind == kJobUp) value = p.activation == CF_ACTIVATION_GELU ? gelu(value) : gelu_tanh(value);
           else value += residual + other_bias;
         }
-        if (p.block.part != kNoBlock) leave_row(kind, value, launch_row, row);
+        if (of_block) leave_row(kind, value, launch_row, row);
       }
       if (kind != kJobHead) {
         publish_strip(out + unit * kWordsPerStrip, kind == kJobUp ? split<Weight>(value) : __float_as_uint(value), epoch, mine);
