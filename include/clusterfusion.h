@@ -315,7 +315,8 @@ CF_API cf_status cf_model_load(cf_context* context, const char* directory, const
 CF_API cf_status cf_model_reload(cf_model* model, const char* directory, const cf_model_options* options);
 
 /* An empty model, to be filled by cf_load_layer and cf_load_globals. CF_ERROR_UNSUPPORTED for a shape that the
- * backend cannot run. */
+ * backend cannot run. On CUDA, for now: compute capability 9.0 or newer; hidden_size and intermediate_size multiples of 16; hidden_size
+ * at most 5120, n_layers at most 128, vocab_size at most 524288. */
 CF_API cf_status cf_model_create(cf_context* context, const cf_model_config* config, const cf_model_options* options, cf_model** model);
 CF_API cf_status cf_model_destroy(cf_model* model);
 
@@ -456,11 +457,10 @@ CF_API cf_status cf_session_options_init(cf_session_options* options, size_t str
 /* All memory that the session needs is allocated here (pages as `reserve` says). CF_ERROR_NOT_LOADED until every layer and
  * the globals are loaded; CF_ERROR_CACHE_FULL if the pool cannot give what is to be reserved.
  *
- * On CUDA, for now: compute capability 9.0 or newer; hidden_size at most 5120, vocab_size at most 524288; clusters of 1 (CF_ERROR_UNSUPPORTED).
- * cf_decode_step and cf_decode_steps without outputs and taps only enqueue, with any sampler, unless they were given a progress function or a
- * cancellation; other calls return when their work is done. Prompts have kernels of their own: what they leave in the cache and their logits
- * are those of steps within the error of 16-bit activations, and the same bits however a prompt is cut. Rows of cf_decode_positions and
- * cf_decode_batch go through the model up to eight at a time.
+ * On CUDA, for now: clusters of 1 (CF_ERROR_UNSUPPORTED). cf_decode_step and cf_decode_steps without outputs and taps only enqueue, with any
+ * sampler, unless they were given a progress function or a cancellation; other calls return when their work is done. Prompts have kernels of
+ * their own: what they leave in the cache and their logits are those of steps within the error of 16-bit activations, and the same bits however
+ * a prompt is cut. Rows of cf_decode_positions and cf_decode_batch go through the model up to eight at a time.
  *
  * While the caller captures a session's stream (options.stream), cf_decode_step and cf_decode_steps add their launches to the capture instead,
  * with reserve 1, and without outputs, taps, progress and cancellation. A replay goes on from wherever the session is then, and
@@ -709,15 +709,17 @@ CF_API cf_status cf_graph_destroy(cf_graph* graph);
 
 /* One transformer block, or part of one, on a loaded layer with the caller's activations and KV. T rows are T consecutive
  * positions of one sequence (1 .. 64). All addresses are device-accessible and must stay valid until the stream has passed
- * the call; on CUDA the call only enqueues one kernel, so it can be captured into a graph by the caller, and *position is read
- * when the kernel runs, so a replay can go on at the next position. Only the layer itself has to be loaded. Before a layer is
- * loaded again, or the model reloaded or destroyed, enqueued block calls must have finished, and graphs that hold them must
- * not be replayed any more.
- * On CUDA activations and caches are aligned to 16 bytes, strides are multiples of 16 bytes. Keys and values are attended to
- * as the cache holds them, the rows' own included; new_k and new_v are not rounded to kv_dtype. */
+ * the call; on CUDA the call only enqueues kernels, one for up to eight rows (fewer where shared memory or workspace is
+ * short), so it can be captured into a graph by the caller, and *position is read when they run, so a replay can go on at the
+ * next position. The bits of T rows are those of T calls of one, and with F32 activations those of a session's steps (not of its
+ * prompts) on the same keys and values. Only the layer itself has to be loaded. Before a layer is loaded again, or the model
+ * reloaded or destroyed, enqueued block calls must have finished, and graphs that hold them must not be replayed any more.
+ * On CUDA activations and caches are aligned to 16 bytes, strides are multiples of 16 bytes, and a token_stride of head_dim is
+ * the fastest; a layer with matrices of both F16 and BF16 is CF_ERROR_UNSUPPORTED. Keys and values are attended to as the cache
+ * holds them, the rows' own included; new_k and new_v are not rounded to kv_dtype. */
 typedef struct cf_block_options {
   uint32_t struct_size;
-  int32_t n_rows;            /* T; more than 1 is CF_ERROR_UNSUPPORTED on CUDA for now */
+  int32_t n_rows;            /* T */
   cf_dtype activation_dtype; /* of every activation below: F32 (default), F16 or BF16 */
   cf_dtype kv_dtype;         /* F32, F16 or BF16; F32 on the CPU only (CF_ERROR_UNSUPPORTED on CUDA) */
   const void* hidden;        /* [T, H] input: the residual stream */
@@ -747,14 +749,15 @@ typedef struct cf_block_options {
   void* workspace;            /* CUDA: cf_block_workspace bytes of device memory, aligned to 128, zeroed before its first use. Calls that
                                  share one must not overlap on the device: one per stream or captured graph is enough. Each call
                                  leaves it ready for the next, except after CF_ERROR_DEVICE_LOST: zero it again. NULL: the model's
-                                 own, and then no two block calls of this model may overlap. CPU: NULL */
+                                 own, and then no two block calls of this model may overlap, and kv_capacity_tokens is at most 32768
+                                 (above 4096 with fewer rows in a launch). CPU: NULL */
   uint64_t workspace_bytes;   /* 0 with NULL */
   void* stream;               /* CUDA: cudaStream_t, NULL is the legacy default stream; CPU: NULL */
 } cf_block_options;
 
 CF_API cf_status cf_block_options_init(cf_block_options* options, size_t struct_size);
-/* Bytes of workspace that block calls of n_rows rows need; 0 on the CPU. */
-CF_API cf_status cf_block_workspace(const cf_model* model, int32_t n_rows, uint64_t* size_bytes);
+/* Bytes of workspace that block calls of n_rows rows on a cache of kv_capacity_tokens need; 0 on the CPU. */
+CF_API cf_status cf_block_workspace(const cf_model* model, int32_t n_rows, int64_t kv_capacity_tokens, uint64_t* size_bytes);
 /* norm -> QKV -> RoPE -> KV append -> attention -> O -> norm -> MLP -> residuals. CF_ERROR_NOT_LOADED. */
 CF_API cf_status cf_block_forward(cf_model* model, int32_t layer, const cf_block_options* options);
 /* norm -> QKV -> RoPE -> KV append -> attention -> O, and norm -> MLP-up -> activation: all of the block but MLP-down and

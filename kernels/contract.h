@@ -10,19 +10,13 @@
 namespace cf::gpu {
 
 constexpr int kWarpLanes = 32;
-constexpr int kBlockThreads = 512;  // of every CTA of the block kernel, one CTA per SM
-constexpr int kBlockWarps = kBlockThreads / kWarpLanes;
 constexpr int kChunkElements = 8;  // 16-bit weights, keys or values in one 16-byte load
-constexpr int kPartialTail = 4;    // keeps partial results of attention aligned to 16 bytes
-constexpr int kMaxStages = 5;
 
 #ifdef __CUDACC__
 #define CF_BOTH __host__ __device__  // callable from host and device
 #else
 #define CF_BOTH
 #endif
-
-CF_BOTH constexpr int64_t chunks_of(int64_t elements) { return (elements + kChunkElements - 1) / kChunkElements; }
 
 // The packed layout of every matrix of 16-bit weights. Rows in strips of 16, a strip in tiles of 16 columns, a tile in four 8x8
 // matrices of 128 contiguous bytes: (rows 0-7, columns 0-7), (rows 8-15, columns 0-7), (rows 0-7, columns 8-15), (rows 8-15, columns
@@ -48,80 +42,6 @@ struct LayerWeights {
   const float *attention_norm_weight, *attention_norm_bias, *mlp_norm_weight, *mlp_norm_bias;  // [H]
   const float *qkv_bias, *o_bias, *up_bias, *down_bias;
 };
-
-struct BlockShape {
-  int32_t hidden_size, n_heads, n_kv_heads, rotary_dim, intermediate_size;
-  cf_norm norm;
-  cf_activation activation;
-  int32_t parallel_residual;
-  int32_t kv_splits;  // pieces that the cached positions of a head are cut into; follows from n_heads alone
-  float norm_eps;
-  const float* inv_freq;  // [rotary_dim / 2]
-};
-
-// The caller's keys and values of one layer; the fields are those of cf_block_options.
-struct KvView {
-  void *k, *v;
-  int64_t token_stride, head_stride, page_stride, capacity_tokens;
-  const int32_t* page_table;
-  int32_t page_tokens;
-  cf_dtype dtype;  // F16 or BF16
-};
-
-// The caller's activations; see cf_block_options.
-struct BlockIo {
-  cf_dtype dtype;
-  const void* hidden;
-  void *output, *attention_output, *mlp_activation, *new_k, *new_v;
-};
-
-// Where CTAs meet. Zero before the first launch; every launch that finishes leaves it ready for the next.
-struct GridState {
-  uint32_t arrivals;  // bit 31 flips when the last CTA arrives
-  uint32_t failed;    // 1: a wait ran out of time; for good, since what the counter means is lost
-};
-
-// What the phases of one launch hand each other, in fp32. Launches that share a workspace must not overlap.
-struct Workspace {
-  GridState* grid;
-  float* qkv;         // [(A + 2 G) D] with biases, before RoPE
-  float* partials;    // [A, kv_splits, D + kPartialTail] attention of a piece: unnormalised sum, its maximum, its denominator, padding
-  float* attention;   // [H] after O and its bias
-  float* activation;  // [I] input of MLP-down
-};
-
-// Phases of a block; a stage is a set of them that need no meeting between them, run in this order.
-enum : uint32_t { kPhaseQkv = 1, kPhaseUp = 2, kPhaseAttention = 4, kPhaseO = 8, kPhaseDown = 16 };
-
-struct BlockParams {
-  BlockShape shape;
-  LayerWeights weights;
-  KvView kv;
-  BlockIo io;
-  Workspace work;
-  const int32_t* position;  // NULL if no stage needs it
-  int32_t* advance;         // the same address if this call is to add 1 to it, else NULL
-  cf_status* status;
-  uint64_t wait_limit_ns;  // of each meeting
-  uint32_t stages[kMaxStages];
-  int32_t n_stages;
-  int32_t down_from_caller;  // 1: MLP-down reads io.attention_output and io.mlp_activation, not the workspace
-};
-
-// Dynamic shared memory of the block kernel: its fixed part, then the vector that a phase multiplies by, or attention's part.
-constexpr int kPartialSums = 4096;
-struct BlockShared {
-  float sums[kPartialSums];  // [row, slice] of a matrix-vector product
-  float warp_sums[kBlockWarps];
-  int32_t position;
-  int32_t go;
-  int32_t padding[2];
-};
-static_assert(sizeof(BlockShared) % 16 == 0, "what follows it is read in 16-byte words");
-CF_BOTH constexpr size_t vector_shared_bytes(int64_t elements) { return static_cast<size_t>(chunks_of(elements)) * kChunkElements * sizeof(float); }
-CF_BOTH constexpr size_t attention_shared_bytes(int64_t head_dim) {
-  return static_cast<size_t>(3 * head_dim + kBlockWarps * (head_dim + 2)) * sizeof(float);
-}
 
 // A norm's vectors as decode.cuh reads them: for each word of the residual stream (three rows, see below) three weights, three biases, padding.
 constexpr int kWordsPerStrip = 6;  // of 16 rows: three to a word, one in the last
@@ -220,9 +140,10 @@ constexpr int kStepsOfLaunch = kPartTokens;  // at most, so that the positions o
 
 // What launches that share words keep between them.
 struct DecodeState {
-  uint32_t epoch;   // of the last words
-  uint32_t failed;  // 1: a wait ran out of time; for good
-  uint32_t listed;  // candidates of a draw on their way to all CTAs; 0 between draws
+  uint32_t epoch;     // of the last words
+  uint32_t failed;    // 1: a wait ran out of time; for good
+  uint32_t listed;    // candidates of a draw on their way to all CTAs; 0 between draws
+  uint32_t finished;  // CTAs of a block call; 0 between launches
 };
 
 // cf_sampler_options. Arrays of the vocabulary stand behind the sequence: floats to be added, then bits of tokens (vocabulary_bits)
@@ -254,17 +175,49 @@ struct SequenceLog {
   int32_t stopped;
 };
 
+// Pages of so many tokens, at most 2^30. Which one a token below 2^31 is in takes a multiplication.
+struct PageCut {
+  int32_t tokens;
+  uint32_t factor, shift;
+
+  CF_BOTH static constexpr PageCut of(int32_t tokens) {
+    uint32_t shift = 0;
+    while ((int64_t{1} << shift) < tokens) shift++;
+    return {tokens, static_cast<uint32_t>((uint64_t{1} << (31 + shift)) / static_cast<uint32_t>(tokens) + 1), shift};
+  }
+  CF_BOTH constexpr int32_t page_of(int32_t token) const {
+    return static_cast<int32_t>(static_cast<uint32_t>(uint64_t{2 * static_cast<uint32_t>(token)} * factor >> 32) >> shift);
+  }
+};
+constexpr int kKvUnitBytes = 16;  // of the strides of keys and values
+
 // A row of a launch: one position of one sequence.
 struct DecodeRow {
-  char* pages;  // of the pool: [page][layer][K, V][G, page_tokens, D]
+  char *k, *v;  // keys and values of layer 0
   int64_t page_bytes;
-  const int32_t* page_table;
-  float* logits;  // [V] after the step, or NULL
+  const int32_t* page_table;                         // NULL: there is one page, 0
+  float* logits;                                     // [V] after the step, or NULL
+  uint32_t layer_stride, head_stride, token_stride;  // in units of kKvUnitBytes
+  PageCut pages;
   int32_t position;
   int32_t token;
-  int32_t first;       // row that the sequence's rows begin with; rows of a sequence lie together in order of position
-  int32_t page_shift;  // a page has 2^page_shift tokens
+  int32_t first;  // row that the sequence's rows begin with; rows of a sequence lie together in order of position
   cf_dtype kv_dtype;
+};
+
+// What a launch that is a block call, or some rows of one, reads and writes; see cf_block_options. Arrays begin with the launch's first row.
+enum : int32_t { kNoBlock, kWholeBlock, kBlockAttention, kBlockDown };
+struct BlockIo {
+  int32_t part;  // kNoBlock: the launch is none
+  cf_dtype dtype;
+  int32_t rows, rows_before;  // of the whole call; of it before this launch
+  int32_t capacity;           // positions
+  const int32_t* position;    // of the call's first row; NULL: none is needed
+  int32_t* advance;           // the same if this launch is to add `rows` to it, else NULL
+  cf_status* status;
+  const void* hidden;
+  void *output, *attention_output, *mlp_activation;  // of the last two kBlockDown reads, the others write; NULL: not wanted
+  void *new_k, *new_v;                               // NULL: not wanted
 };
 
 // The parts of a layer, in launches that take only some of them.
@@ -319,6 +272,7 @@ struct DecodeParams {
   int32_t scratch_bytes;          // of attention; a multiple of 128
   int32_t kv_buffers;             // 1 or 2
   uint64_t wait_limit_ns;
+  BlockIo block;  // its layer is layer 0 of one
   DecodeRow rows[kMaxStepRows];
 };
 
@@ -406,8 +360,7 @@ CF_BOTH constexpr int64_t scratch_floats(int64_t group, int64_t head_dim, int64_
   return group * head_dim + 2 * kGatherWarps * head_dim + group * kMaxLocalParts * (head_dim + 4) + kPartsAtOnce * (head_dim + 4) + rotary_dim * rows;
 }
 
-// The kernels, for launching: block.cu (NULL for a head_dim that is not built) and convert.cu.
-const void* block_kernel(int32_t head_dim);
+// The kernels, for launching: convert.cu.
 const void* convert_kernel();
 const void* tap_kernel();
 // decode_*.cu, each for one head_dim: for launches of up to `rows` rows.

@@ -5,7 +5,8 @@
 // CTA's share of all weights, phase after phase, through a ring in shared memory, and does not wait for activations, so the memory is
 // read all the time. Each of the three goes through the same sequence of work by itself and waits only for what it needs, so that all that
 // leads up to a wait is done when its end comes. Phases hand activations on as words that carry their epoch (words.cuh). With a parallel residual a layer has three phases: {Q K V, MLP-up}, {attention, MLP-down},
-// {O, residuals}; otherwise five: {Q K V}, {attention}, {O, residual}, {MLP-up}, {MLP-down, residual}.
+// {O, residuals}; otherwise five: {Q K V}, {attention}, {O, residual}, {MLP-up}, {MLP-down, residual}. A block call is a launch of one layer
+// that begins and ends with the caller's activations (decode_block.cuh).
 //
 // The order of every sum follows from the model's shape: the same bits for any number of CTAs and rows. The code of a layer must stay in the
 // instruction cache (128 KB), or every phase waits for memory: hence one function for all products, and loops that are not unrolled.
@@ -13,6 +14,7 @@
 
 #include "contract.h"
 #include "decode_attention.cuh"
+#include "decode_block.cuh"
 #include "decode_job.cuh"
 #include "decode_sample.cuh"
 
@@ -127,7 +129,8 @@ __device__ void gather() {
   const DecodeParams& p = s.params;
 #pragma unroll 1
   while (s.go) {
-    if (p.begins) publish_embeddings<Weight>(epoch_of_layer(-1));
+    if (p.block.part != kNoBlock) publish_block<Weight>(epoch_of_layer(-1), epoch_of_layer(0));
+    else if (p.begins) publish_embeddings<Weight>(epoch_of_layer(-1));
     DecodeAttention<D>::set_angles();
     gathers_sync();
 #pragma unroll 1
@@ -143,6 +146,7 @@ __device__ void gather() {
     roles_sync();  // what end_step left is that of the next step
     if (tells() && s.progressed) tell_tokens(s.recent[s.step - 1]);
   }
+  if (p.block.part != kNoBlock) roles_sync();
   if (p.ends && tells()) tell_end(s.step, s.status);
 }
 
@@ -262,6 +266,10 @@ __device__ void multiply() {
         if (kind != kJobAttention && takes(kind)) ring = run_job<D, Weight, kRows>(ring, kind, layer, epoch_of_layer(layer));
       }
     if (p.casts) cast_votes<kRows>();
+    if (p.block.part != kNoBlock) {
+      roles_sync();
+      if (threadIdx.x == 0) leave_block(epoch_of_layer(0));
+    }
     if (!p.ends) return;
     end_step();
   }
@@ -295,7 +303,7 @@ __device__ inline bool take_sequence() {
 __device__ inline int pages_of(int row, int& last) {
   const DecodeParams& p = shared().params;
   for (last = row; last + 1 < p.n_rows && p.rows[last + 1].first == row;) last++;
-  return ((p.rows[last].position + p.n_steps - 1) >> p.rows[row].page_shift) + 1;
+  return p.rows[row].pages.page_of(p.rows[last].position + p.n_steps - 1) + 1;
 }
 
 // What one thread sets up. False: there is nothing to do.
@@ -306,13 +314,17 @@ __device__ bool set_up() {
   for (int i = 0; i < p.ring; i++) ptx::barrier_init(&s.full[i], 1), ptx::barrier_init(&s.empty[i], kChunkReaders);
   for (int i = 0; i < kKvBuffers; i++) ptx::barrier_init(&s.kv_full[i], 1);
   ptx::fence_barrier_init();
-  s.epoch = static_cast<int32_t>(p.state->epoch);
+  const uint32_t epoch = p.state->epoch, failed = p.state->failed;
+  const BlockEntry entry = p.block.part != kNoBlock ? block_entry() : BlockEntry{};  // on its way together with these
+  s.epoch = static_cast<int32_t>(epoch);
   s.step = s.draws = 0;
   s.meeting = 0, s.failed = 0, s.announced = 0, s.done = 0;
   s.last = {-1, 0, 0, 0, 0, 1};
   s.steps_asked = p.n_steps;
-  s.status = p.state->failed ? CF_ERROR_DEVICE_LOST : CF_OK;
-  if (!p.sequence) {
+  s.status = failed ? CF_ERROR_DEVICE_LOST : CF_OK;
+  if (p.block.part != kNoBlock) {
+    if (!take_block(entry)) return false;
+  } else if (!p.sequence) {
     s.sequence.stopped = 0;
     if (s.status != CF_OK) return false;
   } else if (!take_sequence()) {
@@ -336,7 +348,6 @@ __device__ bool set_up() {
 #pragma unroll 1
   for (int kind = 0; kind < kJobKinds; kind++) s.jobs[kind] = shape_of(D, static_cast<JobKind>(kind));
   for (int slice = 0; slice <= p.down_slices; slice++) s.down_begin[slice] = slice * s.jobs[kJobDown].tiles / p.down_slices;
-  s.embedding = p.addresses[p.n_layers], s.head = p.addresses[p.n_layers + 1], s.final_norm = p.addresses[p.n_layers + 2];
   s.group = p.n_heads / p.n_kv_heads;
   s.complete = DecodeAttention<D>::complete_parts();
   return true;
@@ -352,16 +363,18 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) decode(const __grid_constan
   __syncthreads();
   const DecodeParams& p = s.params;
   if (threadIdx.x == 0) s.go = set_up<D>();
-  for (int i = threadIdx.x; i < p.n_layers; i += kDecodeThreads) {
-    s.layers[i] = p.addresses[i];
-    s.turned[i] = static_cast<uint16_t>(turned_cta(i, kJobAttention));
+  for (int i = kDecodeThreads - 1 - threadIdx.x; i < p.n_layers + 3; i += kDecodeThreads) {  // while thread 0 sets up
+    const char* const address = p.addresses[i];
+    if (i < p.n_layers) s.layers[i] = address, s.turned[i] = static_cast<uint16_t>(turned_cta(i, kJobAttention));
+    else (i == p.n_layers ? s.embedding : i == p.n_layers + 1 ? s.head : s.final_norm) = address;
   }
   __syncthreads();
   if (!s.go) return;
   for (int row = 0, last; row < p.n_rows; row = last + 1) {
     const int pages = pages_of(row, last);
     if (s.table_at[row] < 0) continue;
-    for (int i = threadIdx.x; i < pages; i += kDecodeThreads) s.page_table[s.table_at[row] + i] = p.rows[row].page_table[i];
+    for (int i = threadIdx.x; i < pages; i += kDecodeThreads)
+      s.page_table[s.table_at[row] + i] = p.rows[row].page_table ? p.rows[row].page_table[i] : 0;
   }
   for (int i = threadIdx.x; i < (p.n_layers + 1) * kJobKinds; i += kDecodeThreads)
     s.runs[i] = run_of(static_cast<JobKind>(i % kJobKinds), i / kJobKinds);

@@ -9,12 +9,23 @@
 
 #include "decode_gather.cuh"
 #include "numbers.cuh"
-#include "phase_attention.cuh"
 #include "ring.cuh"
 #include "rope.cuh"
 #include "words.cuh"
 
 namespace cf::gpu {
+
+// A softmax over scores seen so far: sums are relative to exp(max).
+__device__ inline float weight_of(float max, float common_max) { return max == -INFINITY ? 0.0f : expf(max - common_max); }
+
+// Where lanes stand: kLanes of them share a position, each holding every kLanes-th chunk of the head.
+template <int D>
+struct LaneTile {
+  static constexpr int kLanes = D <= 96 ? 4 : D / 16;     // so many that query and sum stay in registers
+  static constexpr int kPositions = kWarpLanes / kLanes;  // of a warp at a time
+  static constexpr int kHeadChunks = D / kChunkElements;
+  static constexpr int kChunks = (kHeadChunks + kLanes - 1) / kLanes;  // of a lane; the last one may lie beyond the head
+};
 
 template <int D>
 struct DecodeAttention {
@@ -39,14 +50,16 @@ struct DecodeAttention {
   };
 
   static __device__ int position_of(int row) { return shared().params.rows[row].position + shared().step; }
-  static __device__ char* address(int row_of_launch, int layer, int kv, int kv_head, int token) {
+  // Of a token's vector in a row's keys, and in its values: bytes from `k` or `v`.
+  static __device__ int64_t offset_of(int row_of_launch, int layer, int kv_head, int token) {
     const DecodeShared& s = shared();
-    const DecodeParams& p = s.params;
-    const DecodeRow& row = p.rows[row_of_launch];
-    const int number = token >> row.page_shift, in_page = token & ((1 << row.page_shift) - 1), table = s.table_at[row.first];
+    const DecodeRow& row = s.params.rows[row_of_launch];
+    const int number = row.pages.page_of(token), table = s.table_at[row.first];
     const int page = table >= 0 ? s.page_table[table + number] : row.page_table[number];
-    const int64_t vector = (static_cast<int64_t>((layer * 2 + kv) * p.n_kv_heads + kv_head) << row.page_shift) + in_page;
-    return row.pages + page * row.page_bytes + vector * (2 * D);
+    const auto units = [](int n, uint32_t stride) { return static_cast<uint64_t>(static_cast<uint32_t>(n)) * stride; };
+    const uint64_t vector =
+        units(layer, row.layer_stride) + units(kv_head, row.head_stride) + units(token - number * row.pages.tokens, row.token_stride);
+    return page * row.page_bytes + static_cast<int64_t>(vector * kKvUnitBytes);
   }
 
   // Calls visit for the parts that this CTA attends to in a layer of a step, in order, until it is false. First its share of the complete
@@ -132,12 +145,17 @@ struct DecodeAttention {
       ptx::barrier_expect(&s.kv_full[number], static_cast<uint32_t>(count) * 4 * D);
 #pragma unroll 1
       for (int loaded = 0, run; loaded < count; loaded += run) {  // as far as a page goes
-        const int token = first + loaded, page = 1 << row.page_shift;
-        run = min(count - loaded, page - (token & (page - 1)));
+        const int token = first + loaded;
+        run = min(count - loaded, (row.pages.page_of(token) + 1) * row.pages.tokens - token);
+        const int at_once = row.token_stride * kKvUnitBytes == 2 * D ? run : 1;
+        const int64_t offset = offset_of(item.row, item.layer, item.kv_head, token);
 #pragma unroll 1
-        for (int kv = 0; kv < 2; kv++)
-          ptx::bulk_copy(vector_in(number, kv, loaded), address(item.row, item.layer, kv, item.kv_head, token), static_cast<uint32_t>(run) * 2 * D,
-                         &s.kv_full[number], policy);
+        for (int kv = 0; kv < 2; kv++) {
+          const char* from = (kv ? row.v : row.k) + offset;
+#pragma unroll 1
+          for (int i = 0; i < run; i += at_once, from += static_cast<uint64_t>(row.token_stride) * kKvUnitBytes)
+            ptx::bulk_copy(vector_in(number, kv, loaded + i), from, static_cast<uint32_t>(at_once) * 2 * D, &s.kv_full[number], policy);
+        }
       }
       asked++;
       return true;
@@ -174,8 +192,9 @@ struct DecodeAttention {
   struct Element {
     const uint4 *word, *other;  // other: of the element that it is turned with; NULL: it is not turned
     int d, place, other_place, row, query;
-    int token;  // in the part, of a key or value; -1: a query
-    int kv;     // 1: a value
+    int token;           // in the part, of a key or value; -1: a query
+    int kv;              // 1: a value
+    uint16_t* appended;  // its place among the pages; NULL: it is not appended here
   };
 
   // The queries of a group to scratch.q, if `with_queries`; and the keys and values of the sequence's rows up to `row`, as far as they lie
@@ -188,8 +207,9 @@ struct DecodeAttention {
     const int group = shared().group, queries = with_queries ? group * D : 0, half = p.rotary_dim / 2;
     const int first_row = p.rows[task.row].first, all = queries + (task.owned ? task.row + 1 - first_row : 0) * 2 * D;
     const float scale = rsqrtf(static_cast<float>(D));
+    const bool of_block = p.block.part != kNoBlock;
     const auto element = [&](int i) {
-      Element e = {nullptr, nullptr, 0, 0, 0, task.row, i, -1, 0};
+      Element e = {nullptr, nullptr, 0, 0, 0, task.row, i, -1, 0, nullptr};
       if (i >= all) return e;
       int head = task.kv_head * group + i / D;
       e.d = i % D;
@@ -199,6 +219,10 @@ struct DecodeAttention {
         e.token = position_of(e.row) - part * kPartTokens;
         head = p.n_heads + (e.kv ? p.n_kv_heads : 0) + task.kv_head;
         if (e.token < 0 || e.token >= kPartTokens) return e;
+        if (e.row == task.row) {
+          const DecodeRow& row = p.rows[e.row];
+          e.appended = reinterpret_cast<uint16_t*>((e.kv ? row.v : row.k) + offset_of(e.row, layer, task.kv_head, position_of(e.row))) + e.d;
+        }
       }
       const uint4* const words = qkv + (e.row * (p.n_heads + 2 * p.n_kv_heads) + head) * kHeadWords;
       e.word = words + word_of_row(e.d), e.place = place_in_word(e.d);
@@ -223,7 +247,10 @@ struct DecodeAttention {
       }
       const uint16_t bits = Kv::round(value);
       reinterpret_cast<uint16_t*>(vector_in(buffer_number, e.kv, e.token))[e.d] = bits;
-      if (e.row == task.row) reinterpret_cast<uint16_t*>(address(e.row, layer, e.kv, task.kv_head, position_of(e.row)))[e.d] = bits;
+      if (e.appended) *e.appended = bits;
+      if (of_block && e.appended)
+        if (void* const to = e.kv ? p.block.new_v : p.block.new_k)
+          store_element(to, p.block.dtype, (e.row * p.n_kv_heads + task.kv_head) * D + e.d, value);
       wrote = true;
     };
 #pragma unroll 1

@@ -3,7 +3,6 @@
 
 #include "decode_fetch.cuh"
 #include "decode_job.cuh"
-#include "vector.cuh"
 
 namespace cf::gpu {
 
@@ -12,6 +11,12 @@ namespace cf::gpu {
 // row, and again for what lies behind kGo words of every lane.
 __device__ inline int gather_warp() { return (static_cast<int>(threadIdx.x) - kProducts) / kWarpLanes; }
 __device__ inline int gather_thread() { return static_cast<int>(threadIdx.x) - kProducts; }
+
+__device__ inline float warp_sum(float value) {
+#pragma unroll
+  for (int lanes = kWarpLanes / 2; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xffffffffu, value, lanes);
+  return value;
+}
 
 // The lane's first word in a share.
 __device__ inline LaneWord lane_of_share(int share) {

@@ -1,29 +1,31 @@
 // The matrix products of a decode step: what each reads, how it is cut over the CTAs, and what the product warps make of its sums.
 #pragma once
 
+#include "activation.cuh"
 #include "decode_fetch.cuh"
 #include "decode_logits.cuh"
 #include "decode_product.cuh"
-#include "phase_up.cuh"
 
 namespace cf::gpu {
 
 enum JobKind : int { kJobQkv, kJobUp, kJobAttention, kJobDown, kJobO, kJobHead };
 
 // A matrix in a phase. A unit is a strip of it, or one of `slices` pieces of a strip, or, for gate and up, two strips; units are counted
-// slice by slice. CTAs first_cta .. first_cta + ctas - 1 share them. With a parallel residual O adds MLP-down's bias, too.
+// slice by slice. CTAs first_cta .. first_cta + ctas - 1 share them. With a parallel residual O adds MLP-down's bias, too. In a block call that
+// completes another one O has no tiles: what its product would be is there.
 __device__ inline JobShape shape_of(int head_dim, JobKind kind) {
   const DecodeParams& p = shared().params;
   const int hidden = p.hidden_size / kTileRows, qkv = (p.n_heads + 2 * p.n_kv_heads) * head_dim / kTileRows, up = p.intermediate_size / kTileRows;
   const int all = static_cast<int>(gridDim.x), first_up = p.parallel_residual && all > 1 ? p.qkv_ctas : 0;
   const LayerOffsets& at = p.offsets;
   const bool gated = p.activation == CF_ACTIVATION_SWIGLU;
+  const int o_tiles = p.block.part == kBlockDown ? 0 : p.n_heads * head_dim / kTileRows;
   const uint32_t gate_bias = at.up_bias, half_bias = gate_bias == kNoVector || !gated ? kNoVector : gate_bias + p.intermediate_size * sizeof(float);
   switch (kind) {
     case kJobQkv: return {at.qkv, at.qkv_bias, kNoVector, hidden, qkv, 1, 1, 0, first_up ? first_up : all};
     case kJobUp: return {at.up, gate_bias, half_bias, hidden, up, 1, gated ? 2 : 1, first_up, all - first_up};
     case kJobDown: return {at.down, p.parallel_residual ? kNoVector : at.down_bias, kNoVector, up, hidden, p.down_slices, 1, 0, all};
-    case kJobO: return {at.o, at.o_bias, p.parallel_residual ? at.down_bias : kNoVector, p.n_heads * head_dim / kTileRows, hidden, 1, 1, 0, all};
+    case kJobO: return {at.o, at.o_bias, p.parallel_residual ? at.down_bias : kNoVector, o_tiles, hidden, 1, 1, 0, all};
     default: return {0, kNoVector, kNoVector, hidden, static_cast<int>(tiles_of(p.vocab_size)), 1, 1, 0, all};
   }
 }
@@ -117,6 +119,24 @@ __device__ __forceinline__ float residual_of(JobKind kind, int layer, int launch
   return sum;
 }
 
+// ---- What a block call does with a finished row
+
+// O's part of the residual stream: for the caller, or what the caller has of it already.
+__device__ __forceinline__ float attention_part(float value, int launch_row, int row) {
+  const BlockIo& io = shared().params.block;
+  const int64_t at = static_cast<int64_t>(launch_row) * shared().params.hidden_size + row;
+  if (io.part == kBlockDown) return load_element(io.attention_output, io.dtype, at);
+  if (io.attention_output) store_element(io.attention_output, io.dtype, at, value);
+  return value;
+}
+
+__device__ __forceinline__ void leave_row(JobKind kind, float value, int launch_row, int row) {
+  const DecodeParams& p = shared().params;
+  const bool up = kind == kJobUp;
+  void* const to = up ? p.block.mlp_activation : kind == (p.parallel_residual ? kJobO : kJobDown) ? p.block.output : nullptr;
+  if (to) store_element(to, p.block.dtype, static_cast<int64_t>(launch_row) * (up ? p.intermediate_size : p.hidden_size) + row, value);
+}
+
 // This CTA's units of a job: products, what is added to them, and the words that the next phase reads. gather_job is the other end. Moves
 // `ring` past the job's chunks.
 template <int D, class Weight, int kRows>
@@ -124,7 +144,8 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
   DecodeShared& s = shared();
   const DecodeParams& p = s.params;
   const Job job(kind, layer);
-  const bool parallel = p.parallel_residual, gated = job.shape.strips_of_unit == 2, adds = kind == kJobO || (kind == kJobDown && !parallel);
+  const bool parallel = p.parallel_residual, gated = job.shape.strips_of_unit == 2, of_block = p.block.part != kNoBlock,
+             adds = kind == kJobO ? !parallel || p.block.part != kBlockAttention : kind == kJobDown && !parallel;
   // This thread finishes row `row_of_strip` of strip `slot` of those added up together, for row `launch_row` of the launch.
   const int at = static_cast<int>(threadIdx.x) / kTileRows, slot = at / kRows, launch_row = at % kRows,
             row_of_strip = static_cast<int>(threadIdx.x) % kTileRows;
@@ -156,7 +177,7 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
       if (waits && fetches(kind)) fetch_slice<D, kRows>(job, kind, layer, slice_first, epoch);
       else if (waits) wait_activations();
       waits = false;
-      add_strips<Weight, kRows>(ring, strips, tiles);
+      if (tiles > 0) add_strips<Weight, kRows>(ring, strips, tiles);
       ring.skip(strips * ring_chunks(tiles));
       if (threadIdx.x == 0 && first + count == job.run.end)
         s.meeting = 1;  // the words of this phase are on their way, those of the next are waited for
@@ -167,9 +188,12 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
           const int place = slot * 2 * kTileRows * kRows + launch_row * kTileRows + row_of_strip;
           value = silu(parts_sum(place, tiles) + bias) * (parts_sum(place + kTileRows * kRows, tiles) + other_bias);
         } else {
-          value = parts_sum(static_cast<int>(threadIdx.x), tiles) + (bias + other_bias) + residual;
+          value = parts_sum(static_cast<int>(threadIdx.x), tiles) + bias;
+          if (of_block && kind == kJobO) value = attention_part(value, launch_row, row);
           if (kind == kJobUp) value = p.activation == CF_ACTIVATION_GELU ? gelu(value) : gelu_tanh(value);
+          else value += residual + other_bias;
         }
+        if (of_block) leave_row(kind, value, launch_row, row);
       }
       if (kind != kJobHead) {
         publish_strip(out + unit * kWordsPerStrip, kind == kJobUp ? split<Weight>(value) : __float_as_uint(value), epoch, mine);

@@ -5,7 +5,7 @@
 // gate and odd ones the strips of up that belong to them, so that one thread has both.
 #pragma once
 
-#include "phase_up.cuh"
+#include "activation.cuh"
 #include "prefill_rows.cuh"
 
 namespace cf::gpu {

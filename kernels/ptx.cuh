@@ -5,31 +5,11 @@
 
 namespace cf::gpu::ptx {
 
-// 16 bytes that are read once and that nobody writes while the kernel runs: past L1, through the read-only path. Zeros, and no
-// access, unless `wanted`; without a branch, so that many of these can be on their way at once.
-__device__ inline uint4 load_streamed(const void* address, bool wanted) {
-  uint4 v;
-  asm("{\n"
-      "  .reg .pred wanted;\n"
-      "  setp.ne.s32 wanted, %5, 0;\n"
-      "  mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0;\n"
-      "  @wanted ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n"
-      "}"
-      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-      : "l"(address), "r"(static_cast<int>(wanted)));
-  return v;
-}
-
-// Words through which CTAs meet. Release: everything this thread did or saw happens before; acquire: everything after it sees that.
-__device__ inline uint32_t add_release(uint32_t* word, uint32_t value) {
+// Adds to a word through which CTAs meet: everything this thread did or saw happens before, everything after it sees what others did before theirs.
+__device__ inline uint32_t add_acquire_release(uint32_t* word, uint32_t value) {
   uint32_t before;
-  asm volatile("atom.add.release.gpu.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(word), "r"(value) : "memory");
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(word), "r"(value) : "memory");
   return before;
-}
-__device__ inline uint32_t load_acquire(const uint32_t* word) {
-  uint32_t v;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(word) : "memory");
-  return v;
 }
 __device__ inline uint32_t load_relaxed(const uint32_t* word) {
   uint32_t v;

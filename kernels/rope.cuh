@@ -13,13 +13,4 @@ __device__ inline void sine_and_cosine(float angle, float* sine, float* cosine) 
   sincospif(static_cast<float>(half_turns), sine, cosine);
 }
 
-// Element d of a head's vector, turned for `position`. Angle as transformers has it: the fp32 product.
-__device__ inline float rotated(const float* head, int d, const BlockShape& shape, int position) {
-  if (d >= shape.rotary_dim) return head[d];
-  const int half = shape.rotary_dim / 2, pair = d < half ? d : d - half;
-  float sine, cosine;
-  sine_and_cosine(shape.inv_freq[pair] * static_cast<float>(position), &sine, &cosine);
-  return d < half ? head[d] * cosine - head[d + half] * sine : head[d] * cosine + head[d - half] * sine;
-}
-
 }  // namespace cf::gpu

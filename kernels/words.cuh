@@ -10,7 +10,7 @@
 // nothing vote, too), so the same holds across steps, and no CTA is more than one step ahead of another: two sets of votes. The
 // partial results of attention are shared by all layers: who writes those of the next layer has read queries made of
 // the stream, which follows, over every head, from what their readers published. Where a step is several launches, the end of each is a
-// stronger order than all that.
+// stronger order than all that. So it is for block calls: launches of one layer, in which no word is written twice.
 #pragma once
 
 #include "decode_shared.cuh"

@@ -588,11 +588,12 @@ static cf_status block(cf_model* model, BlockPart part, int32_t layer, const cf_
   });
 }
 
-cf_status cf_block_workspace(const cf_model* model, int32_t n_rows, uint64_t* size_bytes) {
+cf_status cf_block_workspace(const cf_model* model, int32_t n_rows, int64_t kv_capacity_tokens, uint64_t* size_bytes) {
   return on(model, "model", [&](const Model& m) {
     check_pointer(size_bytes, "size_bytes");
     if (n_rows < 1 || n_rows > kMaxBlockRows) fail(CF_ERROR_INVALID_ARGUMENT, "n_rows is ", n_rows, ", expected 1 to ", kMaxBlockRows);
-    *size_bytes = m.context()->backend().block_workspace_bytes(m.config());
+    check_block_capacity(kv_capacity_tokens, "kv_capacity_tokens");
+    *size_bytes = m.context()->backend().block_workspace_bytes(m.config(), n_rows, kv_capacity_tokens);
   });
 }
 

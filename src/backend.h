@@ -58,7 +58,7 @@ class Backend {
   virtual void copy_device(void* dst, const void* src, uint64_t bytes) = 0;
   virtual void copy_to_host(void* dst, const void* src, uint64_t bytes) = 0;
   virtual void copy_from_host(void* dst, const void* src, uint64_t bytes) = 0;
-  virtual uint64_t block_workspace_bytes(const cf_model_config& config) const = 0;
+  virtual uint64_t block_workspace_bytes(const cf_model_config& config, int32_t n_rows, int64_t kv_capacity_tokens) const = 0;
   // `options` passed the checks of block.cpp. CUDA: only enqueues.
   virtual void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& options) = 0;
 };

@@ -34,8 +34,7 @@ void check_kv(const cf_model_config& c, const cf_block_options& o, size_t alignm
     if (stride < least || stride > most || stride % unit)
       fail(CF_ERROR_INVALID_ARGUMENT, "options.", name, " is ", stride, ", expected ", least, " to ", most, " and a multiple of ", unit);
   };
-  if (o.kv_capacity_tokens < 1 || o.kv_capacity_tokens > kMaxCapacity)
-    fail(CF_ERROR_INVALID_ARGUMENT, "options.kv_capacity_tokens is ", o.kv_capacity_tokens, ", expected 1 to ", kMaxCapacity);
+  check_block_capacity(o.kv_capacity_tokens, "options.kv_capacity_tokens");
   if (o.page_table && o.page_tokens < 1)
     fail(CF_ERROR_INVALID_ARGUMENT, "options.page_tokens is ", o.page_tokens, " with a page table, expected at least 1");
   if (!o.page_table && (o.page_tokens || o.page_stride))
@@ -52,18 +51,24 @@ void check_kv(const cf_model_config& c, const cf_block_options& o, size_t alignm
   check_stride(o.page_stride, heads_extent + tokens_extent - c.head_dim, kMaxStride << 10, "page_stride");
 }
 
-void check_workspace(const cf_model_config& c, const Context& context, const cf_block_options& o) {
+// capacity: of the cache, 0 for a call without.
+void check_workspace(const cf_model_config& c, const Context& context, const cf_block_options& o, int64_t capacity) {
   if (!o.workspace) {
     if (o.workspace_bytes) fail(CF_ERROR_INVALID_ARGUMENT, "options.workspace is NULL but workspace_bytes is ", o.workspace_bytes);
     return;
   }
   if (context.device_kind() == CF_DEVICE_CPU) fail(CF_ERROR_INVALID_ARGUMENT, "options.workspace must be NULL on the CPU");
   check_address(o.workspace, kAlignment, "workspace");
-  const uint64_t needed = context.backend().block_workspace_bytes(c);
+  const uint64_t needed = context.backend().block_workspace_bytes(c, o.n_rows, capacity);
   if (o.workspace_bytes < needed) fail(CF_ERROR_INVALID_ARGUMENT, "options.workspace_bytes is ", o.workspace_bytes, ", ", needed, " are needed");
 }
 
 }  // namespace
+
+void check_block_capacity(int64_t kv_capacity_tokens, const char* name) {
+  if (kv_capacity_tokens < 1 || kv_capacity_tokens > kMaxCapacity)
+    fail(CF_ERROR_INVALID_ARGUMENT, name, " is ", kv_capacity_tokens, ", expected 1 to ", kMaxCapacity);
+}
 
 void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& o) {
   const cf_model_config& c = model.config();
@@ -85,12 +90,12 @@ void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block
   }
   if (o.advance != 0 && o.advance != 1) fail(CF_ERROR_INVALID_ARGUMENT, "options.advance is ", o.advance, ", expected 0 or 1");
   if (part != BlockPart::kMlpDown || o.advance) check_address(o.position, alignof(int32_t), "position");
-  check_workspace(c, *model.context(), o);
   if (part != BlockPart::kMlpDown) {
     check_optional(o.new_k, alignment, "new_k");
     check_optional(o.new_v, alignment, "new_v");
     check_kv(c, o, cuda ? 16 : dtype_bytes(o.kv_dtype));
   }
+  check_workspace(c, *model.context(), o, part == BlockPart::kMlpDown ? 0 : o.kv_capacity_tokens);
   auto lock = model.lock_for_step();
   model.check_layer_loaded(layer);
   model.context()->backend().run_block(model, part, layer, o);

@@ -470,12 +470,13 @@ static void test_a_position_that_advances(void) {
 
 static void test_workspace_on_the_cpu(void) {
   uint64_t bytes = 1;
-  OK(cf_block_workspace(model, 64, &bytes));
+  OK(cf_block_workspace(model, 64, CAPACITY, &bytes));
   TEST_ASSERT_EQUAL_UINT64(0, bytes);
-  FAILS(CF_ERROR_INVALID_ARGUMENT, "n_rows", cf_block_workspace(model, 0, &bytes));
-  FAILS(CF_ERROR_INVALID_ARGUMENT, "n_rows", cf_block_workspace(model, 65, &bytes));
-  FAILS(CF_ERROR_INVALID_ARGUMENT, "size_bytes is NULL", cf_block_workspace(model, 1, NULL));
-  FAILS(CF_ERROR_INVALID_ARGUMENT, "model is NULL", cf_block_workspace(NULL, 1, &bytes));
+  FAILS(CF_ERROR_INVALID_ARGUMENT, "n_rows", cf_block_workspace(model, 0, CAPACITY, &bytes));
+  FAILS(CF_ERROR_INVALID_ARGUMENT, "n_rows", cf_block_workspace(model, 65, CAPACITY, &bytes));
+  FAILS(CF_ERROR_INVALID_ARGUMENT, "kv_capacity_tokens", cf_block_workspace(model, 1, 0, &bytes));
+  FAILS(CF_ERROR_INVALID_ARGUMENT, "size_bytes is NULL", cf_block_workspace(model, 1, CAPACITY, NULL));
+  FAILS(CF_ERROR_INVALID_ARGUMENT, "model is NULL", cf_block_workspace(NULL, 1, CAPACITY, &bytes));
 }
 
 static void test_the_cache_can_be_filled(void) {

@@ -1,21 +1,30 @@
-// Launches kernels/block.cu.
+// Block calls: launches of one layer by the decode kernel (kernels/decode.cuh).
 #pragma once
 
 #include "backend.h"
 #include "cuda/cuda_weights.h"
+#include "cuda/decode.h"
 #include "kernels/contract.h"
 
 namespace cf {
 
-// Dynamic shared memory that a block of this model needs of each CTA.
-uint64_t block_shared_bytes(const cf_model_config& config);
+// The weights of a model with what its block calls have in common.
+class CudaBlocks : public CudaWeights {
+ public:
+  CudaBlocks(const LoadPath& path, const cf_model_config& config, cf_dtype weight_dtype, const CudaDevice& device);
+  uint64_t allocated_bytes() const override;
+  static uint64_t bytes(const cf_model_config& config, const CudaDevice& device);  // once everything is loaded
+  // What a caller's workspace must have; capacity_tokens 0: for MLP-down alone.
+  static uint64_t workspace_bytes(const cf_model_config& config, int32_t n_rows, int64_t capacity_tokens, const CudaDevice& device);
 
-// Before the first launch for a model: finds out whether the kernel can run, and lets it have shared_limit_bytes of shared memory per
-// CTA, all that the device has, since the limit belongs to the kernel and other models use it too. Throws CF_ERROR_UNSUPPORTED.
-void prepare_block(Context& context, const cf_model_config& config, uint64_t shared_limit_bytes);
+  // Enqueues a call, whose layer is loaded, on options.stream: a launch for as many rows as go together. The device is current.
+  void run(BlockPart part, int32_t layer, const cf_block_options& options) const;
 
-// Enqueues one cooperative launch of n_ctas CTAs on options.stream. The device is current.
-void launch_block(Context& context, const CudaWeights& weights, const cf_model_config& config, BlockPart part, int32_t layer,
-                  const cf_block_options& options, int n_ctas, uint32_t wait_limit_ms);
+ private:
+  const CudaDevice device_;
+  const DecodeShape shape_;
+  Buffer workspace_;  // of calls that bring none
+  gpu::DecodeParams params_ = {};
+};
 
 }  // namespace cf

@@ -69,16 +69,18 @@ class CudaBackend : public Backend {
   void check_model(const cf_model_config& config, cf_dtype weight_dtype) const override {
     if (weight_dtype == CF_DTYPE_F32) fail(CF_ERROR_UNSUPPORTED, "weight_dtype F32 is for the CPU; CUDA keeps matrices as F16 or BF16");
     const DeviceScope scope(&context_, ordinal_);
-    prepare_block(context_, config, shared_memory_bytes_);
+    const DecodeShape shape(config, device());
+    for (const cf_dtype dtype : {CF_DTYPE_F16, CF_DTYPE_BF16})
+      if (weight_dtype == CF_DTYPE_AUTO || weight_dtype == dtype) prepare_decode(context_, config, shape, dtype, device());
   }
 
   cf_dtype default_kv_dtype() const override { return CF_DTYPE_F16; }
   bool has_kv_dtype(cf_dtype kv_dtype) const override { return kv_dtype != CF_DTYPE_F32; }
 
   std::unique_ptr<Weights> create_weights(const cf_model_config& config, cf_dtype weight_dtype) override {
-    return std::make_unique<CudaWeights>(LoadPath{context_, ordinal_, load_stream_}, config, weight_dtype);
+    return std::make_unique<CudaBlocks>(LoadPath{context_, ordinal_, load_stream_}, config, weight_dtype, device());
   }
-  uint64_t weights_bytes(const cf_model_config& config, cf_dtype, cf_dtype) const override { return CudaWeights::bytes(config); }
+  uint64_t weights_bytes(const cf_model_config& config, cf_dtype, cf_dtype) const override { return CudaBlocks::bytes(config, device()); }
   cf_dtype kept_dtype(cf_dtype wanted, cf_dtype stored) const override { return cuda_kept_dtype(wanted, stored); }
   void wait_for(void* stream) const override {
     const DeviceScope scope(&context_, ordinal_);
@@ -86,7 +88,9 @@ class CudaBackend : public Backend {
     check_cuda(&context_, cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "wait for the tensors");
   }
   uint64_t load_staging_bytes() const override { return 2 * kLoadStagingBytes + kAlignment; }  // host, and device
-  uint64_t block_workspace_bytes(const cf_model_config& config) const override { return CudaWeights::workspace_bytes(config); }
+  uint64_t block_workspace_bytes(const cf_model_config& config, int32_t n_rows, int64_t kv_capacity_tokens) const override {
+    return CudaBlocks::workspace_bytes(config, n_rows, kv_capacity_tokens, device());
+  }
   uint64_t workspace_bytes(const cf_model_config& config, int64_t capacity_tokens) const override {
     return add(CudaSession::workspace_bytes(config, capacity_tokens, device()), Prefill::workspace_bytes(config, device()));
   }
@@ -104,11 +108,10 @@ class CudaBackend : public Backend {
   }
 
   void run_block(const Model& model, BlockPart part, int32_t layer, const cf_block_options& options) override {
-    if (options.n_rows != 1) fail(CF_ERROR_UNSUPPORTED, "options.n_rows is ", options.n_rows, "; more than 1 is not built yet on CUDA");
     if (part != BlockPart::kMlpDown && !has_kv_dtype(options.kv_dtype))
       fail(CF_ERROR_UNSUPPORTED, "kv_dtype F32 is for the CPU; CUDA has F16 and BF16");
     const DeviceScope scope(&context_, ordinal_);
-    launch_block(context_, static_cast<const CudaWeights&>(model.weights()), model.config(), part, layer, options, multiprocessors_, wait_limit_ms_);
+    static_cast<const CudaBlocks&>(model.weights()).run(part, layer, options);
   }
 
  private:

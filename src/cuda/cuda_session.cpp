@@ -191,11 +191,15 @@ gpu::DecodeParams CudaSession::params() const {
 
 gpu::DecodeRow CudaSession::row_of(const Row& row) const {
   gpu::DecodeRow r = {};
-  r.pages = reinterpret_cast<char*>(pool_->page_address(0));
+  const uint32_t head_bytes = uint32_t(pool_->page_tokens() * model_->config().head_dim * 2);
+  const uint32_t kind_bytes = uint32_t(model_->config().n_kv_heads) * head_bytes;  // a page: [layer][K, V][G, page_tokens, D]
+  r.k = reinterpret_cast<char*>(pool_->page_address(0)), r.v = r.k + kind_bytes;
   r.page_bytes = int64_t(pool_->page_bytes());
+  r.layer_stride = 2 * kind_bytes / gpu::kKvUnitBytes, r.head_stride = head_bytes / gpu::kKvUnitBytes;
+  r.token_stride = uint32_t(model_->config().head_dim) * 2 / gpu::kKvUnitBytes;
   r.page_table = reinterpret_cast<const int32_t*>(at(layout_.page_table));
   r.position = int32_t(row.position), r.token = row.token;
-  r.page_shift = std::countr_zero(uint32_t(pool_->page_tokens()));  // a power of two
+  r.pages = gpu::PageCut::of(int32_t(pool_->page_tokens()));
   r.kv_dtype = pool_->kv_dtype();
   return r;
 }
@@ -381,7 +385,7 @@ bool CudaSession::run_prompt(Row* rows, int64_t n_rows, const Step& step) {
   const DeviceScope scope(model_->context().get(), device_.ordinal);
   const PrefillWeights weights = prefill_weights(model_->config(), static_cast<const CudaWeights&>(model_->weights()));
   const gpu::DecodeRow row = row_of(rows[0]);
-  const gpu::PagedKv kv = {row.pages, row.page_bytes, row.page_table, row.page_shift, row.kv_dtype};
+  const gpu::PagedKv kv = {row.k, row.page_bytes, row.page_table, std::countr_zero(uint32_t(row.pages.tokens)), row.kv_dtype};
   const int64_t position = rows[0].position;
   const CudaTaps taps(*model_->context(), step.taps, logits_at(0), layout_.logits_floats, stream_);
   std::vector<int64_t> index;

@@ -98,37 +98,8 @@ class RowMover {
   Buffer host_, device_;
 };
 
-// Offsets of the parts of a workspace, in bytes.
-struct WorkspaceLayout {
-  uint64_t grid, qkv, partials, attention, activation, end;
-
-  WorkspaceLayout(const cf_model_config& c, int32_t kv_splits) {
-    uint64_t at = 0;
-    const auto place = [&](uint64_t bytes) {
-      const uint64_t offset = at;
-      at = add(at, round_up(bytes, kAlignment));
-      return offset;
-    };
-    grid = place(sizeof(gpu::GridState));
-    qkv = place(uint64_t(qkv_size(c)) * sizeof(float));
-    partials = place(mul(uint64_t(c.n_heads), uint64_t(kv_splits), uint64_t(c.head_dim + gpu::kPartialTail), sizeof(float)));
-    attention = place(uint64_t(c.hidden_size) * sizeof(float));
-    activation = place(uint64_t(c.intermediate_size) * sizeof(float));
-    end = at;
-  }
-
-  gpu::Workspace in(void* memory) const {
-    const auto at = [&](uint64_t offset) { return static_cast<std::byte*>(memory) + offset; };
-    const auto floats = [&](uint64_t offset) { return reinterpret_cast<float*>(at(offset)); };
-    return {reinterpret_cast<gpu::GridState*>(at(grid)), floats(qkv), floats(partials), floats(attention), floats(activation)};
-  }
-};
-
 uint64_t address_bytes(const cf_model_config& c) { return round_up(mul(uint64_t(c.n_layers) + 3, sizeof(void*)), kAlignment); }
 uint64_t frequency_bytes(const cf_model_config& c) { return round_up(uint64_t(c.rotary_dim / 2) * sizeof(float), kAlignment); }
-
-// Enough pieces to give most SMs of a large GPU one; from the model's shape alone, so that results do not depend on the GPU.
-int32_t kv_splits_of(const cf_model_config& c) { return std::clamp(128 / c.n_heads, 1, 16); }
 
 }  // namespace
 
@@ -190,31 +161,20 @@ gpu::LayerOffsets CudaSlots::offsets() const {
 
 CudaWeights::CudaWeights(const LoadPath& path, const cf_model_config& config, cf_dtype weight_dtype)
     : path_(path), config_(config), weight_dtype_(weight_dtype), layers_(size_t(config.n_layers)) {
-  const int32_t kv_splits = kv_splits_of(config);
-  const WorkspaceLayout layout(config, kv_splits);
   const std::vector<float> frequencies = rope_frequencies(config);
   const DeviceScope scope(&path_.context, path_.ordinal);
   const auto check = [&](cudaError_t error) { check_cuda(&path_.context, error, "prepare a model"); };
   frequencies_ = Buffer(path_.context.device_memory(), frequency_bytes(config));
-  own_workspace_ = Buffer(path_.context.device_memory(), layout.end);
   addresses_ = Buffer(path_.context.device_memory(), address_bytes(config));
   check(cudaMemcpyAsync(frequencies_.data(), frequencies.data(), frequencies.size() * sizeof(float), cudaMemcpyHostToDevice, path_.own_stream));
-  check(cudaMemsetAsync(own_workspace_.data(), 0, layout.end, path_.own_stream));
+  check(cudaMemsetAsync(addresses_.data(), 0, addresses_.size_bytes(), path_.own_stream));
   check(cudaStreamSynchronize(path_.own_stream));
-  shape_ = {config.hidden_size, config.n_heads,           config.n_kv_heads, config.rotary_dim,      config.intermediate_size, config.norm,
-            config.activation,  config.parallel_residual, kv_splits,         float(config.norm_eps), frequencies_.as<float>()};
 }
-
-gpu::Workspace CudaWeights::workspace(void* memory) const {
-  return WorkspaceLayout(config_, kv_splits_of(config_)).in(memory ? memory : own_workspace_.data());
-}
-
-uint64_t CudaWeights::workspace_bytes(const cf_model_config& config) { return WorkspaceLayout(config, kv_splits_of(config)).end; }
 
 uint64_t CudaWeights::bytes(const cf_model_config& config) {
   const uint64_t layers = mul(uint64_t(config.n_layers), CudaSlots::bytes(config, Slot{0}, Slot::kLayerSlots));
   const uint64_t globals = CudaSlots::bytes(config, Slot::kEmbedding, Slot::kEnd);
-  return add(layers, globals, frequency_bytes(config), workspace_bytes(config), address_bytes(config));
+  return add(layers, globals, frequency_bytes(config), address_bytes(config));
 }
 
 void CudaWeights::log_rounding(const std::vector<Tensor>& tensors) const {
@@ -258,18 +218,27 @@ void CudaWeights::load_globals(const std::vector<Tensor>& tensors, void* stream)
 }
 
 uint64_t CudaWeights::allocated_bytes() const {
-  uint64_t bytes = frequencies_.size_bytes() + own_workspace_.size_bytes() + addresses_.size_bytes() + globals_.allocated_bytes();
+  uint64_t bytes = frequencies_.size_bytes() + addresses_.size_bytes() + globals_.allocated_bytes();
   for (const CudaSlots& layer : layers_) bytes += layer.allocated_bytes();
   return bytes;
 }
 
+namespace {
+bool all_of_dtype(const CudaSlots& slots, cf_dtype dtype, std::initializer_list<Slot> matrices) {
+  return std::all_of(matrices.begin(), matrices.end(), [&](Slot slot) { return !slots.has(slot) || slots.dtype(slot) == dtype; });
+}
+}  // namespace
+
+cf_dtype CudaWeights::layer_dtype(int32_t i) const {
+  const CudaSlots& layer = layers_[size_t(i)];
+  const cf_dtype first = layer.dtype(Slot::kQkvWeight);
+  return all_of_dtype(layer, first, {Slot::kOWeight, Slot::kUpWeight, Slot::kDownWeight}) ? first : cf_dtype{CF_DTYPE_AUTO};
+}
+
 cf_dtype CudaWeights::uniform_dtype() const {
-  const cf_dtype first = layers_[0].dtype(Slot::kQkvWeight);
-  const auto same = [&](const CudaSlots& slots, std::initializer_list<Slot> matrices) {
-    return std::all_of(matrices.begin(), matrices.end(), [&](Slot slot) { return !slots.has(slot) || slots.dtype(slot) == first; });
-  };
-  bool all = same(globals_, {Slot::kEmbedding, Slot::kHead});
-  for (const CudaSlots& layer : layers_) all = all && same(layer, {Slot::kQkvWeight, Slot::kOWeight, Slot::kUpWeight, Slot::kDownWeight});
+  const cf_dtype first = layer_dtype(0);
+  bool all = all_of_dtype(globals_, first, {Slot::kEmbedding, Slot::kHead});
+  for (int32_t i = 1; i < config_.n_layers; i++) all = all && layer_dtype(i) == first;
   return all ? first : cf_dtype{CF_DTYPE_AUTO};
 }
 

@@ -1,5 +1,5 @@
 // Weights on a CUDA device: matrices in F16 or BF16, packed as kernels/contract.h says, vectors in float. One allocation per layer, one
-// for the globals, two small ones for what block calls need besides.
+// for the globals, two small ones for what launches need besides.
 #pragma once
 
 #include <vector>
@@ -70,13 +70,15 @@ class CudaWeights : public Weights {
   gpu::LayerWeights layer(int32_t i) const;
   // For decoding: where weights are (DecodeParams::addresses), always of those loaded last, and what lies where in a layer.
   const char* const* addresses() const { return addresses_.as<const char*>(); }
-  gpu::LayerOffsets layer_offsets() const { return layers_[0].offsets(); }
+  gpu::LayerOffsets layer_offsets(int32_t i = 0) const { return layers_[size_t(i)].offsets(); }
   const CudaSlots& globals() const { return globals_; }
-  cf_dtype uniform_dtype() const;  // of all matrices; AUTO: they differ
-  const gpu::BlockShape& shape() const { return shape_; }
-  // In the caller's memory, or for NULL in the model's own: one for all block calls that were given none.
-  gpu::Workspace workspace(void* memory) const;
-  static uint64_t workspace_bytes(const cf_model_config& config);
+  cf_dtype uniform_dtype() const;                                     // of all matrices; AUTO: they differ
+  cf_dtype layer_dtype(int32_t i) const;                              // of those of a layer that is loaded
+  const float* inv_freq() const { return frequencies_.as<float>(); }  // [rotary_dim / 2]
+
+ protected:
+  const cf_model_config& config() const { return config_; }
+  Context& context() const { return path_.context; }
 
  private:
   void log_rounding(const std::vector<Tensor>& tensors) const;
@@ -85,10 +87,8 @@ class CudaWeights : public Weights {
   const LoadPath path_;
   const cf_model_config config_;
   const cf_dtype weight_dtype_;
-  Buffer frequencies_;  // what shape_.inv_freq points to
-  Buffer own_workspace_;
+  Buffer frequencies_;
   Buffer addresses_;
-  gpu::BlockShape shape_ = {};
   std::vector<CudaSlots> layers_;
   CudaSlots globals_;
 };

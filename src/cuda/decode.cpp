@@ -83,7 +83,7 @@ int32_t qkv_ctas_of(const cf_model_config& c, int32_t n_ctas) {
 
 DecodeShape::DecodeShape(const cf_model_config& c, const CudaDevice& device) {
   const auto unsupported = [](const char* field, int64_t value, const char* expected) {
-    fail(CF_ERROR_UNSUPPORTED, field, " is ", value, "; sessions on CUDA need ", expected);
+    fail(CF_ERROR_UNSUPPORTED, field, " is ", value, "; CUDA needs ", expected);
   };
   if (!decode_kernel(c.head_dim, CF_DTYPE_F16, 1)) unsupported("head_dim", c.head_dim, "32, 64, 80, 96, 128 or 256");
   if (c.hidden_size % gpu::kTileRows) unsupported("hidden_size", c.hidden_size, "a multiple of 16");
@@ -93,8 +93,8 @@ DecodeShape::DecodeShape(const cf_model_config& c, const CudaDevice& device) {
   if (c.n_layers > gpu::kMaxDecodeLayers) unsupported("n_layers", c.n_layers, "at most 128");
   if (c.vocab_size > kMaxVocab) unsupported("vocab_size", c.vocab_size, "at most 524288");
   if (device.compute_capability < 90)
-    fail(CF_ERROR_UNSUPPORTED, "sessions on CUDA need compute capability 9.0 or newer (bulk copies); this device has ",
-         device.compute_capability / 10, ".", device.compute_capability % 10);
+    fail(CF_ERROR_UNSUPPORTED, "models on CUDA need compute capability 9.0 or newer (bulk copies); this device has ", device.compute_capability / 10,
+         ".", device.compute_capability % 10);
   down_slices = down_slices_of(c);
   // Every CTA needs a unit of MLP-down (kernels/words.cuh).
   n_ctas = int32_t(std::min<int64_t>(device.multiprocessors, gpu::tiles_of(c.hidden_size) * down_slices));
@@ -157,7 +157,7 @@ gpu::DecodeParams decode_params(const cf_model_config& c, const CudaWeights& wei
   p.norm = c.norm, p.activation = c.activation, p.parallel_residual = c.parallel_residual;
   p.down_slices = shape.down_slices, p.qkv_ctas = shape.qkv_ctas;
   p.norm_eps = float(c.norm_eps);
-  p.inv_freq = weights.shape().inv_freq;
+  p.inv_freq = weights.inv_freq();
   p.weight_dtype = weights.uniform_dtype();
   p.offsets = weights.layer_offsets();
   p.addresses = weights.addresses();
@@ -174,19 +174,30 @@ int64_t steps_of_launch(const cf_model_config& c) {
   return std::clamp<int64_t>(int64_t(kLaunchSeconds * kSlowBytesPerSecond / (2.0 * double(parameter_count(c)))), 1, 32);
 }
 
+namespace {
+// The kernel for a launch of params.n_rows rows, and its memory, of which params are told.
+struct LaunchKernel {
+  const void* kernel;
+  SharedMemory memory;
+
+  LaunchKernel(const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams& params, const CudaDevice& device)
+      : kernel(decode_kernel(config.head_dim, params.weight_dtype, row_size(params.n_rows))),
+        memory(config, shape.down_slices, row_size(params.n_rows), device.shared_memory_bytes) {
+    params.ring = memory.ring, params.activation_bytes = memory.activation_bytes, params.scratch_bytes = memory.scratch_bytes,
+    params.kv_buffers = memory.kv_buffers;
+  }
+};
+}  // namespace
+
 uint32_t launch_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, bool has_head,
                        cf_launch_mode mode, const CudaDevice& device, cudaStream_t stream, const VisitPlace& visit) {
-  const int rows = row_size(params.n_rows);
-  const SharedMemory memory(config, shape.down_slices, rows, device.shared_memory_bytes);
-  params.ring = memory.ring, params.activation_bytes = memory.activation_bytes, params.scratch_bytes = memory.scratch_bytes,
-  params.kv_buffers = memory.kv_buffers;
+  const LaunchKernel it(config, shape, params, device);
   const int32_t head = params.n_layers, end = head + has_head;
   // Part of a step: layers first .. last - 1, and of those what `takes` says.
   const auto launch = [&](int32_t first, int32_t last, uint32_t takes, bool begins, bool casts, bool ends, int32_t n_ctas, bool together) {
     gpu::DecodeParams p = params;
     p.first_layer = first, p.end_layer = last, p.takes = takes, p.begins = begins, p.casts = casts, p.ends = ends;
-    launch_kernel(context, decode_kernel(config.head_dim, params.weight_dtype, rows), n_ctas, gpu::kDecodeThreads, memory.total, together, stream, &p,
-                  "launch steps");
+    launch_kernel(context, it.kernel, n_ctas, gpu::kDecodeThreads, it.memory.total, together, stream, &p, "launch steps");
   };
   params.voters = shape.n_ctas;
   if (mode == CF_LAUNCH_STEP) {
@@ -223,6 +234,12 @@ uint32_t launch_decode(Context& context, const cf_model_config& config, const De
     params.voters = shape.n_ctas;
   }
   return uint32_t(n_steps);
+}
+
+void launch_layer(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, const CudaDevice& device,
+                  cudaStream_t stream) {
+  const LaunchKernel it(config, shape, params, device);
+  launch_kernel(context, it.kernel, shape.n_ctas, gpu::kDecodeThreads, it.memory.total, true, stream, &params, "launch a block");
 }
 
 gpu::TapParams decode_tap(const gpu::DecodeParams& params, int32_t head_dim, int32_t layer, cf_tap_point point) {

@@ -47,6 +47,9 @@ uint32_t launch_decode(Context& context, const cf_model_config& config, const De
                        cf_launch_mode mode, const CudaDevice& device, cudaStream_t stream, const VisitPlace& visit = {});
 // For a visitor: what lies at that place, of all rows of the launch.
 gpu::TapParams decode_tap(const gpu::DecodeParams& params, int32_t head_dim, int32_t layer, cf_tap_point point);
+// Enqueues the launch that `params` describes but for what depends on the kernel: rows of a block call.
+void launch_layer(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, const CudaDevice& device,
+                  cudaStream_t stream);
 // Steps of a launch at most: so many that it ends within about 50 ms, and other work on the device gets its turn.
 int64_t steps_of_launch(const cf_model_config& config);
 

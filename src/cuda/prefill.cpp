@@ -44,7 +44,7 @@ PrefillWeights prefill_weights(const cf_model_config& config, const CudaWeights&
                       globals.matrix(config.tied_embeddings ? Slot::kEmbedding : Slot::kHead),
                       globals.vector(Slot::kFinalNormWeight),
                       globals.vector(Slot::kFinalNormBias),
-                      weights.shape().inv_freq};
+                      weights.inv_freq()};
   for (int32_t i = 0; i < config.n_layers; i++) w.layers.push_back(weights.layer(i));
   return w;
 }

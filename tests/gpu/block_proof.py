@@ -9,6 +9,7 @@ Ends with a table; exits non-zero if anything failed. --device cpu runs what app
 import argparse
 import ctypes
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -179,19 +180,19 @@ class Cache:
 class Call:
     """Arguments of one block call and the memory they point to; run() may be called again and again."""
 
-    def __init__(self, model, hidden, cache, position, dtype, in_place=False, own_workspace=False, advance=0):
+    def __init__(self, model, hidden, cache, position, dtype, in_place=False, own_workspace=False, advance=0, rows=1):
         s, library, device = model.block.shape, model.library, model.block.device
         self.model, self.cache = model, cache
         sizes = {"output": (s.hidden_size,), "attention_output": (s.hidden_size,), "mlp_activation": (s.intermediate_size,),
                  "new_k": (s.n_kv_heads, s.head_dim), "new_v": (s.n_kv_heads, s.head_dim)}
-        self.hidden = hidden.to(dtype).clone()
-        self.out = {name: fresh(size, dtype, device) for name, size in sizes.items()}
+        self.hidden = hidden.to(dtype).repeat(rows)
+        self.out = {name: fresh(size if rows == 1 else (rows, *size), dtype, device) for name, size in sizes.items()}
         if in_place:
             self.out["output"] = self.hidden
         self.position = torch.tensor([position], dtype=torch.int32, device=device)
         self.status = torch.zeros(1, dtype=torch.int32, device=device)
         self.options = library.struct(
-            "cf_block_options", activation_dtype=getattr(library, DTYPES[dtype]), kv_dtype=getattr(library, DTYPES[cache.k.dtype]),
+            "cf_block_options", n_rows=rows, activation_dtype=getattr(library, DTYPES[dtype]), kv_dtype=getattr(library, DTYPES[cache.k.dtype]),
             hidden=self.hidden.data_ptr(), k_cache=cache.k.data_ptr(), v_cache=cache.v.data_ptr(), kv_capacity_tokens=CAPACITY,
             position=self.position.data_ptr(), advance=advance,
             step_status=self.status.data_ptr(), page_table=cache.table.data_ptr() if cache.table is not None else None, **cache.strides,
@@ -199,7 +200,7 @@ class Call:
 
         if own_workspace:
             size = ctypes.c_uint64()
-            library.call("cf_block_workspace", model.handle, 1, ctypes.byref(size))
+            library.call("cf_block_workspace", model.handle, rows, ctypes.c_int64(CAPACITY), ctypes.byref(size))
             self.workspace = torch.zeros(size.value, dtype=torch.uint8, device=device)
             self.options.workspace, self.options.workspace_bytes = self.workspace.data_ptr(), size.value
 
@@ -365,9 +366,9 @@ def replay(name, model, runtime, stream, hidden, k, v, kv_dtype):
     return len(types)
 
 
-def microseconds(model, runtime, stream, hidden, k, v, kv_dtype, part, position):
+def microseconds(model, runtime, stream, hidden, k, v, kv_dtype, part, position, rows, paged):
     """-> per call, enqueued one by one; per call, as nodes of a graph"""
-    call = Call(model, hidden, Cache(model.block.shape, model.block.device, kv_dtype, k, v, position, paged=False), position, torch.float16)
+    call = Call(model, hidden, Cache(model.block.shape, model.block.device, kv_dtype, k, v, position, paged), position, torch.float16, rows=rows)
     for _ in range(3):
         call.run()  # gives cf_block_mlp_down its input
 
@@ -392,16 +393,38 @@ def microseconds(model, runtime, stream, hidden, k, v, kv_dtype, part, position)
     return median(calls), median(lambda: runtime.launch(executable, stream))
 
 
+def session_microseconds(model, position):
+    """-> a layer's share of a session's greedy steps, 32 in a call, from about that position on"""
+    library, n, steps = model.library, max(position - 32, 1), 32
+    options = library.struct("cf_session_options")
+    session = library.create("cf_session_create", model.handle, ctypes.byref(options))
+    library.call("cf_prefill", session, (ctypes.c_int32 * n)(*(i % 64 for i in range(n))), ctypes.c_size_t(n), None)
+    library.call("cf_session_wait", session, None)
+    times = []
+    for _ in range(15):
+        begin = time.perf_counter()
+        library.call("cf_decode_steps", session, ctypes.c_int64(steps), None)
+        library.call("cf_session_wait", session, None)
+        times.append((time.perf_counter() - begin) * 1e6 / steps / TIMED_LAYERS)
+        library.call("cf_session_truncate", session, ctypes.c_int64(n))
+    library.call("cf_session_destroy", session)
+    return sorted(times)[len(times) // 2]
+
+
 def timings(name, model, runtime, stream, hidden, k, v, kv_dtype):
     s, rows = model.block.shape, []
     matrices = sum(w.numel() * 2 for w in model.block.weights.values() if w.dim() == 2)
-    calls = [("cf_block_forward", position) for position in (0, 1024, 2047)] + [("cf_block_attention", 1024), ("cf_block_mlp_down", 1024)]
-    for part, position in calls:
+    calls = [("cf_block_forward", position, 1, False) for position in (0, 1024, 2047)]
+    calls += [("cf_block_forward", 1024, 1, True), ("cf_block_forward", 1024, 8, True), ("cf_block_forward", 1024, 8, False)]
+    calls += [("cf_block_attention", 1024, 1, False), ("cf_block_mlp_down", 1024, 1, False)]
+    for part, position, n_rows, paged in calls:
         down = s.hidden_size * s.intermediate_size * 2
         cached = position * s.n_kv_heads * s.head_dim * 4
         moved = {"cf_block_forward": matrices + cached, "cf_block_attention": matrices - down + cached, "cf_block_mlp_down": down}[part]
-        direct, in_graph = microseconds(model, runtime, stream, hidden, k, v, kv_dtype, part, position)
-        rows.append((name, part, position, moved / 1e6, moved / FLOOR_BYTES_PER_S * 1e6, direct, in_graph))
+        direct, in_graph = microseconds(model, runtime, stream, hidden, k, v, kv_dtype, part, position, n_rows, paged)
+        session = session_microseconds(model, position) if part == "cf_block_forward" and n_rows == 1 else float("nan")
+        layout = "[head][token] in pages" if paged else "[token][head]"
+        rows.append((name, part, position, n_rows, layout, moved / 1e6, moved / FLOOR_BYTES_PER_S * 1e6, direct, in_graph, session))
     return rows
 
 
@@ -456,10 +479,10 @@ def main():
              "| block | output | attention_output | mlp_activation | new_k | new_v |", "|---|---|---|---|---|---|"]
     lines += [f"| {name} | " + " | ".join(" / ".join(f"{e:.1e}" for e in errors[key]) for key in OUTPUTS) + " |" for name, errors in accuracy_rows]
     if timing_rows:
-        lines += ["", f"Microseconds a call, {TIMED_LAYERS} layers in turn, F16 activations and KV; floor: weights and cached KV at 4.6 TB/s.", "",
-                  "| block | call | cached | MB | floor | one by one | nodes of a graph |", "|---|---|---|---|---|---|---|"]
-        for *words, mb, floor, direct, graph in timing_rows:
-            lines += ["| " + " | ".join(map(str, words)) + f" | {mb:.1f} | {floor:.1f} | {direct:.1f} | {graph:.1f} |"]
+        lines += ["", f"Microseconds a call, {TIMED_LAYERS} layers in turn, F16 activations and KV; floor: weights and cached KV at 4.6 TB/s; session: of its steps, embedding and head of 64 tokens included.", "",
+                  "| block | call | cached | rows | KV | MB | floor | one by one | nodes of a graph | a session's layer |", "|---|---|---|---|---|---|---|---|---|---|"]
+        for *words, mb, floor, direct, graph, session in timing_rows:
+            lines += ["| " + " | ".join(map(str, words)) + f" | {mb:.1f} | {floor:.1f} | {direct:.1f} | {graph:.1f} | {session:.1f} |"]
     if nodes:
         lines += ["", f"Kernel nodes of a captured cf_block_forward: {sorted(set(nodes.values()))}."]
     lines += ["", f"{len(failures)} checks failed." if failures else "All checks passed."]

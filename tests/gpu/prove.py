@@ -21,7 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TOOLS = ("memcheck", "initcheck", "racecheck", "synccheck")
-PARTS = {  # arguments; a script in Python gets --library
+PARTS = {  # arguments; a script in Python gets --library, a name alone is a program in tests/
     "golden": ["golden_proof.py"],
     "bits": ["bits_proof.py"],
     **{f"bits-{shape}": ["bits_proof.py", "--shapes", shape, "--repeats", "200"] for shape in ("pythia-410m", "llama-3.2-1b")},
@@ -30,6 +30,7 @@ PARTS = {  # arguments; a script in Python gets --library
     "decode": ["decode_proof.py"],
     "decode-published": ["decode_proof.py", "--shapes", "published", "--time"],
     "blocks": ["block_proof.py", "--small"],
+    "block-rows": ["block_rows"],
     "python": ["pytest"],  # the suites of tests/python, with CUDA in place of the CPU
     **{tool: ["sanitize.sh", tool] for tool in TOOLS},
 }
@@ -52,6 +53,8 @@ def command_of(part, arguments, rows):
         library = str((arguments.build / "libclusterfusion.so").resolve())
         return ([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={rows}", str(HERE.parent / "python")],
                 {"CLUSTERFUSION_LIBRARY": library, "CLUSTERFUSION_DEVICE": "cuda"})
+    if "." not in script:
+        return [str(arguments.build / "tests" / script), *rest], {}
     command = [sys.executable, str(HERE / script), "--library", str(arguments.build / "libclusterfusion.so"), *rest]
     return command + (["--rows", str(rows)] if script in WITH_ROWS else []), {}
 
