@@ -195,16 +195,16 @@ typedef struct cf_context_options {
   cf_allocate_fn allocate; /* NULL: the library's own. Both or neither */
   cf_free_fn free;
   void* allocator_user;
-  uint32_t device_wait_limit_ms; /* CUDA: bound of every device-side wait, then CF_ERROR_DEVICE_LOST; default 1000 */
-  uint32_t reserved;             /* 0 */
+  uint32_t device_wait_limit_ms;    /* CUDA: bound of every device-side wait, then CF_ERROR_DEVICE_LOST; default 1000 */
+  uint32_t reserved;                /* 0 */
   uint64_t prefill_workspace_bytes; /* CUDA: what prompts may take besides weights and sessions, for each model; default 256 MiB. With
                                        less they go through the model in shorter pieces, to the same bits; CF_ERROR_UNSUPPORTED at a
                                        session's creation if even the shortest piece needs more */
 } cf_context_options;
 
 CF_API cf_status cf_context_options_init(cf_context_options* options, size_t struct_size);
-/* CF_ERROR_NO_DEVICE: no such device, or no driver (CUDA). CF_ERROR_UNSUPPORTED: built without CUDA; an instruction set
- * this machine lacks; several devices. */
+/* CF_ERROR_NO_DEVICE: no such device, or no driver (CUDA). CF_ERROR_UNSUPPORTED: built without CUDA; a device older than compute
+ * capability 8.0; an instruction set this machine lacks; several devices. */
 CF_API cf_status cf_context_create(const cf_context_options* options, cf_context** context);
 CF_API cf_status cf_context_destroy(cf_context* context);
 
@@ -456,7 +456,7 @@ CF_API cf_status cf_session_options_init(cf_session_options* options, size_t str
 /* All memory that the session needs is allocated here (pages as `reserve` says). CF_ERROR_NOT_LOADED until every layer and
  * the globals are loaded; CF_ERROR_CACHE_FULL if the pool cannot give what is to be reserved.
  *
- * On CUDA, for now: compute capability 9.0 or newer; hidden_size at most 5120, vocab_size at most 524288; clusters of 1 (CF_ERROR_UNSUPPORTED).
+ * On CUDA, for now: hidden_size at most 5120, vocab_size at most 524288; clusters of 1 (CF_ERROR_UNSUPPORTED).
  * cf_decode_step and cf_decode_steps without outputs and taps only enqueue, with any sampler, unless they were given a progress function or a
  * cancellation; other calls return when their work is done. Prompts have kernels of their own: what they leave in the cache and their logits
  * are those of steps within the error of 16-bit activations, and the same bits however a prompt is cut. Rows of cf_decode_positions and

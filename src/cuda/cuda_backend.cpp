@@ -49,8 +49,11 @@ class CudaBackend : public Backend {
     cuda_device_query(ordinal_, info);
     if (!info.usable) fail(CF_ERROR_UNSUPPORTED, "CUDA device ", ordinal_, " (", info.name, ") cannot be used: ", info.reason);
     multiprocessors_ = info.multiprocessors;
-    compute_capability_ = info.compute_capability;
     shared_memory_bytes_ = info.shared_memory_bytes;
+    int kilohertz = 0, bits = 0;
+    check_cuda(&context_, cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, ordinal_), "describe a device");
+    check_cuda(&context_, cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, ordinal_), "describe a device");
+    bytes_per_second_ = 2e3 * kilohertz * (bits / 8);
     const DeviceScope scope(&context_, ordinal_);
     check_cuda(&context_, cudaStreamCreateWithFlags(&load_stream_, cudaStreamNonBlocking), "create a stream");
     context_.log().write(CF_LOG_INFO, "CUDA backend: device ", ordinal_, ", ", info.name, ", ", multiprocessors_, " SMs");
@@ -113,7 +116,7 @@ class CudaBackend : public Backend {
 
  private:
   CudaDevice device() const {
-    return {ordinal_, multiprocessors_, compute_capability_, shared_memory_bytes_, wait_limit_ms_, prefill_workspace_bytes_};
+    return {ordinal_, multiprocessors_, shared_memory_bytes_, wait_limit_ms_, prefill_workspace_bytes_, bytes_per_second_};
   }
 
   // That of a model's sessions, for as long as there are any.
@@ -141,8 +144,9 @@ class CudaBackend : public Backend {
   const uint64_t prefill_workspace_bytes_;
   std::mutex prefill_mutex_;
   std::map<const Model*, std::weak_ptr<PrefillMemory>> prefill_memory_;
-  int multiprocessors_ = 0, compute_capability_ = 0;
+  int multiprocessors_ = 0;
   uint64_t shared_memory_bytes_ = 0;
+  double bytes_per_second_ = 0;
   cudaStream_t load_stream_ = nullptr;
 };
 
