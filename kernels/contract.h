@@ -16,6 +16,12 @@ constexpr int kChunkElements = 8;  // 16-bit weights, keys or values in one 16-b
 constexpr int kPartialTail = 4;    // keeps partial results of attention aligned to 16 bytes
 constexpr int kMaxStages = 5;
 
+// In a build for tests the registers of an SM are shared by so many CTAs, so that a launch may have more CTAs than the device has SMs.
+#ifndef CF_CUDA_CTAS_OF_SM
+#define CF_CUDA_CTAS_OF_SM 1
+#endif
+constexpr int kCtasOfSm = CF_CUDA_CTAS_OF_SM;
+
 #ifdef __CUDACC__
 #define CF_BOTH __host__ __device__  // callable from host and device
 #else

@@ -347,7 +347,7 @@ __device__ bool set_up() {
 }
 
 template <int D, class Weight, int kRows>
-__global__ void __launch_bounds__(kDecodeThreads, 1) decode(const __grid_constant__ DecodeParams params) {
+__global__ void __launch_bounds__(kDecodeThreads, kCtasOfSm) decode(const __grid_constant__ DecodeParams params) {
   DecodeShared& s = shared();
   static_assert(sizeof(DecodeParams) % sizeof(uint32_t) == 0);
   for (int i = threadIdx.x; i < static_cast<int>(sizeof(DecodeParams) / sizeof(uint32_t)); i += kDecodeThreads)

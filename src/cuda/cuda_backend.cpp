@@ -48,15 +48,14 @@ class CudaBackend : public Backend {
     cf_device_info info = {};
     cuda_device_query(ordinal_, info);
     if (!info.usable) fail(CF_ERROR_UNSUPPORTED, "CUDA device ", ordinal_, " (", info.name, ") cannot be used: ", info.reason);
-    multiprocessors_ = info.multiprocessors;
-    shared_memory_bytes_ = info.shared_memory_bytes;
+    take_limits(o, info);
     int kilohertz = 0, bits = 0;
     check_cuda(&context_, cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, ordinal_), "describe a device");
     check_cuda(&context_, cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, ordinal_), "describe a device");
     bytes_per_second_ = 2e3 * kilohertz * (bits / 8);
     const DeviceScope scope(&context_, ordinal_);
     check_cuda(&context_, cudaStreamCreateWithFlags(&load_stream_, cudaStreamNonBlocking), "create a stream");
-    context_.log().write(CF_LOG_INFO, "CUDA backend: device ", ordinal_, ", ", info.name, ", ", multiprocessors_, " SMs");
+    context_.log().write(CF_LOG_INFO, "CUDA backend: device ", ordinal_, ", ", info.name, ", ", info.multiprocessors, " SMs");
   }
 
   ~CudaBackend() override {
@@ -130,6 +129,19 @@ class CudaBackend : public Backend {
     memory->workspace = Buffer(context_.device_memory(), Prefill::workspace_bytes(model.config(), device()));
     prefill_memory_[&model] = memory;
     return memory;
+  }
+
+  // How large the device is to be: as it is, or as the options say.
+  void take_limits(const cf_context_options& o, const cf_device_info& info) {
+    const auto limit = [&](const char* option, int64_t asked, int64_t most) {
+      if (asked > most) fail(CF_ERROR_UNSUPPORTED, option, " is ", asked, "; CUDA device ", ordinal_, " (", info.name, ") has ", most);
+      return asked;
+    };
+    const int64_t sms = limit("device_multiprocessors", o.device_multiprocessors, int64_t(info.multiprocessors) * gpu::kCtasOfSm);
+    const int64_t own = int64_t(info.shared_memory_bytes) / gpu::kCtasOfSm - (gpu::kCtasOfSm - 1) * 1024;  // the system takes 1 KB of each CTA
+    const int64_t bytes = limit("device_shared_memory_bytes", o.device_shared_memory_bytes, own);
+    multiprocessors_ = sms ? int(sms) : info.multiprocessors;
+    shared_memory_bytes_ = uint64_t(bytes ? bytes : own);
   }
 
   void copy(void* dst, const void* src, uint64_t bytes, cudaMemcpyKind kind) {

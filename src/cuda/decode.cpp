@@ -135,11 +135,18 @@ gpu::DecodeWords DecodeLayout::words_in(std::byte* memory) const {
 }
 
 void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, const CudaDevice& device) {
+  uint32_t most = 0;
   for (int rows : kRowSizes)
-    if (rows <= shape.max_rows)
-      prepare_kernel(context, decode_kernel(config.head_dim, weight_dtype, rows), gpu::kDecodeThreads,
-                     SharedMemory(config, shape.down_slices, rows, device.shared_memory_bytes).total, device.shared_memory_bytes,
+    if (rows <= shape.max_rows) {
+      const uint32_t total = SharedMemory(config, shape.down_slices, rows, device.shared_memory_bytes).total;
+      prepare_kernel(context, decode_kernel(config.head_dim, weight_dtype, rows), gpu::kDecodeThreads, total, device.shared_memory_bytes,
                      "a step of this model");
+      most = std::max(most, total);
+    }
+  cudaFuncAttributes attributes;
+  check_cuda(&context, cudaFuncGetAttributes(&attributes, decode_kernel(config.head_dim, weight_dtype, 1)), "look at a kernel");
+  context.log().write(CF_LOG_DEBUG, "steps run in ", shape.n_ctas, " CTAs of at most ", most,
+                      " bytes of shared memory, by code for compute capability ", attributes.ptxVersion / 10, ".", attributes.ptxVersion % 10);
 }
 
 gpu::DecodeParams decode_params(const cf_model_config& c, const CudaWeights& weights, const DecodeShape& shape, const CudaDevice& device) {
