@@ -16,11 +16,17 @@ constexpr int kChunkElements = 8;  // 16-bit weights, keys or values in one 16-b
 constexpr int kPartialTail = 4;    // keeps partial results of attention aligned to 16 bytes
 constexpr int kMaxStages = 5;
 
-// In a build for tests the registers of an SM are shared by so many CTAs, so that a launch may have more CTAs than the device has SMs.
+// Builds for tests: the registers of an SM are shared by so many CTAs, so that a launch may have more CTAs than the device has SMs; threads
+// are delayed before and after meetings (delay.cuh).
 #ifndef CF_CUDA_CTAS_OF_SM
 #define CF_CUDA_CTAS_OF_SM 1
 #endif
 constexpr int kCtasOfSm = CF_CUDA_CTAS_OF_SM;
+#ifdef CF_CUDA_DELAYS
+constexpr bool kDelays = true;
+#else
+constexpr bool kDelays = false;
+#endif
 
 #ifdef __CUDACC__
 #define CF_BOTH __host__ __device__  // callable from host and device

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "delay.cuh"
+
 namespace cf::gpu::ptx {
 
 // 16 bytes that are read once and that nobody writes while the kernel runs: past L1, through the read-only path. Zeros, and no
@@ -41,6 +43,7 @@ __device__ inline void store_relaxed(uint32_t* word, uint32_t value) { asm volat
 // A word of an exchange between CTAs: three numbers and the epoch they belong to, one access of 128 bits that never tears: PTX has scalars
 // of 128 bits from compute capability 7.0 on, for which it allows loads and stores that are strong at a scope, as for those of 64.
 __device__ inline void store_word(uint4* word, uint32_t a, uint32_t b, uint32_t c, uint32_t epoch) {
+  delay();
   const uint64_t low = static_cast<uint64_t>(b) << 32 | a, high = static_cast<uint64_t>(epoch) << 32 | c;
   asm volatile("{.reg .b128 t; mov.b128 t, {%0, %1}; st.relaxed.gpu.global.b128 [%2], t;}" ::"l"(low), "l"(high), "l"(word) : "memory");
 }
@@ -75,6 +78,7 @@ __device__ inline bool barrier_passed(uint64_t* barrier, uint32_t parity) {
   return passed;
 }
 __device__ inline void barrier_arrive(uint64_t* barrier) {
+  delay();
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 __device__ inline void barrier_expect(uint64_t* barrier, uint32_t bytes) {
@@ -103,6 +107,7 @@ __device__ inline void fence_barrier_init_cluster() { asm volatile("fence.mbarri
 __device__ inline void cluster_sync() { asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory"); }
 // A store that takes effect some time later and then completes 16 bytes of a barrier; both addresses are in the same CTA.
 __device__ inline void store_async(uint32_t to, uint4 value, uint32_t barrier) {
+  delay();
   asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to), "r"(value.x),
                "r"(value.y), "r"(value.z), "r"(value.w), "r"(barrier)
                : "memory");
@@ -143,7 +148,10 @@ __device__ inline void bulk_copy(void* to, const void* from, uint32_t bytes, uin
 constexpr int kCopyLanes = 1;
 __device__ inline bool all_copy_lanes(bool mine) { return mine; }
 __device__ inline bool any_copy_lane(bool mine) { return mine; }
-__device__ inline void begin_copies(uint64_t* barrier, uint32_t bytes) { barrier_expect(barrier, bytes); }  // of all up to end_copies
+__device__ inline void begin_copies(uint64_t* barrier, uint32_t bytes) {  // of all up to end_copies
+  delay();
+  barrier_expect(barrier, bytes);
+}
 __device__ inline void copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier, uint64_t policy) {
   bulk_copy(to, from, bytes, barrier, policy);
 }
@@ -156,7 +164,7 @@ __device__ inline void fence_proxies() { asm volatile("fence.proxy.async;" ::: "
 constexpr int kCopyLanes = 32;
 __device__ inline bool all_copy_lanes(bool mine) { return __all_sync(0xffffffffu, mine); }
 __device__ inline bool any_copy_lane(bool mine) { return __any_sync(0xffffffffu, mine); }
-__device__ inline void begin_copies(uint64_t*, uint32_t) {}
+__device__ inline void begin_copies(uint64_t*, uint32_t) { delay(); }
 __device__ inline void copy(void* to, const void* from, uint32_t bytes, uint64_t*, uint64_t policy) {
 #pragma unroll 4
   for (uint32_t at = threadIdx.x % 32 * 16; at < bytes; at += 32 * 16)
@@ -175,16 +183,20 @@ __device__ inline bool first_copy_lane() { return kCopyLanes == 1 || threadIdx.x
 // Barrier `id` for the first `threads` threads that come to it, and the same without waiting. Whole warps: their lanes meet first, since
 // lanes that waited for different words may not have met again.
 __device__ inline void sync_threads(int id, int threads) {
+  delay();
   __syncwarp();
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+  delay();
 }
 __device__ inline void arrive_threads(int id, int threads) {
+  delay();
   __syncwarp();
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // sync_threads that also tells whether `value` is true in any of the threads.
 __device__ inline bool sync_any(int id, int threads, bool value) {
+  delay();
   __syncwarp();
   uint32_t any;
   asm volatile(

@@ -77,6 +77,7 @@ struct RingReader {
       while (s.laps[slot] < lap && !s.failed) {}
     while (!ptx::barrier_passed(&shared().full[slot], lap & 1))
       if (s.failed) break;
+    delay();
     return chunk_at(slot);
   }
   __device__ void release() const { ptx::barrier_arrive(&shared().empty[slot]); }  // one thread of a reader

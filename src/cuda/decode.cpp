@@ -146,7 +146,8 @@ void prepare_decode(Context& context, const cf_model_config& config, const Decod
   cudaFuncAttributes attributes;
   check_cuda(&context, cudaFuncGetAttributes(&attributes, decode_kernel(config.head_dim, weight_dtype, 1)), "look at a kernel");
   context.log().write(CF_LOG_DEBUG, "steps run in ", shape.n_ctas, " CTAs of at most ", most,
-                      " bytes of shared memory, by code for compute capability ", attributes.ptxVersion / 10, ".", attributes.ptxVersion % 10);
+                      " bytes of shared memory, by code for compute capability ", attributes.ptxVersion / 10, ".", attributes.ptxVersion % 10,
+                      gpu::kDelays ? ", with delays" : "");
 }
 
 gpu::DecodeParams decode_params(const cf_model_config& c, const CudaWeights& weights, const DecodeShape& shape, const CudaDevice& device) {

@@ -3,8 +3,8 @@ after going back, saved and restored, in another process, in the launches of sma
 
     python3 tests/gpu/bits_proof.py --library build/release/libclusterfusion.so [--shapes small,pythia-2.8b] [--repeats 1000]
 
-For builds that force another configuration: --same-as compares with what another library does on this device by itself; --code says what the
-configuration has to be.
+For builds that force another configuration: --same-as compares with what another library does on this device by itself; --code and --delays
+say what the configuration has to be.
 
 Models have random weights. What one session does alone, on a private pool, with the library's own launch mode, is compared bit by bit with
 every other way to the same positions.
@@ -93,12 +93,13 @@ def configuration(report, row, lab):
     gpu_only(lab, "configurations are a GPU's")
     asked = lab.arguments
     lab.session().close()
-    words = re.search(r"steps run in (\d+) CTAs of at most (\d+) bytes of shared memory, by code for compute capability ([\d.]+)", lab.said[-1])
-    row["ctas"], row["bytes"], row["code"] = int(words[1]), int(words[2]), words[3]
+    words = re.search(r"steps run in (\d+) CTAs of at most (\d+) bytes of shared memory, by code for compute capability ([\d.]+)(, with delays)?", lab.said[-1])
+    row["ctas"], row["bytes"], row["code"], row["delays"] = int(words[1]), int(words[2]), words[3], int(bool(words[4]))
     report.check(row["ctas"] <= (asked.multiprocessors or row["ctas"]), f"{row['ctas']} CTAs for {asked.multiprocessors} SMs")
     report.check(row["ctas"] == asked.multiprocessors or not asked.multiprocessors or lab.name not in made_models.WIDE, f"only {row['ctas']} CTAs")
     report.check(row["bytes"] <= (asked.shared_memory_bytes or row["bytes"]), f"{row['bytes']} bytes of shared memory")
     report.check(row["code"] == (asked.code or row["code"]), f"code for {row['code']}, not {asked.code}")
+    report.check(row["delays"] == asked.delays, "a build with delays" if row["delays"] else "a build without delays")
 
 
 def smaller_devices(report, row, lab):
@@ -511,6 +512,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=1000)
     parser.add_argument("--same-as", metavar="LIBRARY", help="has to make the same bits")
     parser.add_argument("--code", default="", metavar="N.N", help="compute capability that the library has to run code of")
+    parser.add_argument("--delays", action="store_true", help="the library has to be a build with delays")
     parser.add_argument("--digest", metavar="SHAPE", help="only print a digest of what a session does")
     arguments = parser.parse_args()
     library = Library(arguments.library)

@@ -33,6 +33,8 @@ PARTS = {  # arguments; a script in Python gets --library
     "bits-as-80": ["bits_proof.py", "--code", "8.0", "--shapes", "small,wide", "--same-as", "BUILD"],
     "golden-170-sms": ["golden_proof.py", *SM_120],
     "bits-170-sms": ["bits_proof.py", *SM_120, "--shapes", "small,wide", "--same-as", "BUILD"],
+    "bits-delays": ["bits_proof.py", "--delays", "--shapes", "small,wide", "--repeats", "200", "--same-as", "BUILD"],
+    "bits-as-80-delays": ["bits_proof.py", "--delays", "--code", "8.0", "--repeats", "200", "--same-as", "BUILD"],
     "faults": ["fault_proof.py"],
     "streams": ["stream_proof.py"],
     "decode": ["decode_proof.py"],
@@ -41,7 +43,7 @@ PARTS = {  # arguments; a script in Python gets --library
     "python": ["pytest"],  # the suites of tests/python, with CUDA in place of the CPU
     **{tool: ["sanitize.sh", tool] for tool in TOOLS},
 }
-PRESETS = {"as-80": "cuda-as-80", "170-sms": "cuda-two-ctas"}  # of the build of parts so called
+PRESETS = {"as-80": "cuda-as-80", "170-sms": "cuda-two-ctas", "delays": "cuda-delays", "as-80-delays": "cuda-as-80-delays"}  # of the build of parts so called
 WITH_ROWS = ("golden_proof.py", "bits_proof.py", "fault_proof.py", "stream_proof.py", "decode_proof.py")
 NO_NUMBERS = ("suite", "case", "result", "failures", "checks", "s")
 
