@@ -195,16 +195,19 @@ typedef struct cf_context_options {
   cf_allocate_fn allocate; /* NULL: the library's own. Both or neither */
   cf_free_fn free;
   void* allocator_user;
-  uint32_t device_wait_limit_ms; /* CUDA: bound of every device-side wait, then CF_ERROR_DEVICE_LOST; default 1000 */
-  uint32_t reserved;             /* 0 */
+  uint32_t device_wait_limit_ms;    /* CUDA: bound of every device-side wait, then CF_ERROR_DEVICE_LOST; default 1000 */
+  uint32_t reserved;                /* 0 */
   uint64_t prefill_workspace_bytes; /* CUDA: what prompts may take besides weights and sessions, for each model; default 256 MiB. With
                                        less they go through the model in shorter pieces, to the same bits; CF_ERROR_UNSUPPORTED at a
                                        session's creation if even the shortest piece needs more */
+  /* CUDA: the launches of a device with fewer SMs, or less shared memory for a CTA, than this one has; the bits are the same. 0: its own */
+  int32_t device_multiprocessors;
+  uint32_t device_shared_memory_bytes;
 } cf_context_options;
 
 CF_API cf_status cf_context_options_init(cf_context_options* options, size_t struct_size);
-/* CF_ERROR_NO_DEVICE: no such device, or no driver (CUDA). CF_ERROR_UNSUPPORTED: built without CUDA; an instruction set
- * this machine lacks; several devices. */
+/* CF_ERROR_NO_DEVICE: no such device, or no driver (CUDA). CF_ERROR_UNSUPPORTED: built without CUDA; a device older than compute
+ * capability 8.0, or with fewer SMs than asked for; an instruction set this machine lacks; several devices. */
 CF_API cf_status cf_context_create(const cf_context_options* options, cf_context** context);
 CF_API cf_status cf_context_destroy(cf_context* context);
 

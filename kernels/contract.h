@@ -12,6 +12,18 @@ namespace cf::gpu {
 constexpr int kWarpLanes = 32;
 constexpr int kChunkElements = 8;  // 16-bit weights, keys or values in one 16-byte load
 
+// Builds for tests: the registers of an SM are shared by so many CTAs, so that a launch may have more CTAs than the device has SMs; threads
+// are delayed before and after meetings (delay.cuh).
+#ifndef CF_CUDA_CTAS_OF_SM
+#define CF_CUDA_CTAS_OF_SM 1
+#endif
+constexpr int kCtasOfSm = CF_CUDA_CTAS_OF_SM;
+#ifdef CF_CUDA_DELAYS
+constexpr bool kDelays = true;
+#else
+constexpr bool kDelays = false;
+#endif
+
 #ifdef __CUDACC__
 #define CF_BOTH __host__ __device__  // callable from host and device
 #else
@@ -93,6 +105,12 @@ constexpr int kDecodeThreads = kProducts + kGathers + 2 * kWarpLanes;
 constexpr int kRingChunkBytes = 16384;  // of a bulk copy at most: smaller ones keep the producing thread from keeping up
 constexpr int kChunkTiles = kRingChunkBytes / kTileBytes;
 constexpr int kMaxRing = 14;
+// 16 KB chunks in flight while streaming, and while a CTA waits for others: fewer leave the memory idle, more delay the words that CTAs exchange.
+constexpr int kWindow = 3, kTrickle = 2;
+// A product warp that is done with chunk c waits for chunk c + 4 next (decode_product.cuh). The parity of its slot's lap, by which it does,
+// tells only two laps apart, so the chunk that had the slot before must have come. In a ring of 4 + kWindow or more it has, since c was asked
+// for only when all up to c - kWindow had come.
+constexpr int kLongRing = kProductWarps / 2 + kWindow;
 constexpr int kKvBuffers = 2;     // parts of attention on their way or in use
 constexpr int kItems = 4;         // that are known ahead
 constexpr int kMaxStepRows = 8;   // rows that a launch takes through the model together
@@ -110,9 +128,9 @@ CF_BOTH constexpr int share_of_word(int64_t word) {
 constexpr int kRunTokens = 16;  // positions that surely lie one after the other: the smallest page
 constexpr int kMaxDownSlices = 4;
 constexpr int kMaxDecodeLayers = 128;
-constexpr int kPartsAtOnce = 16;        // partial results of attention added up together
-constexpr int kMaxLocalParts = 2;       // parts of a sequence that the positions of one launch may lie in
-constexpr int kPageTableShared = 1024;  // page numbers kept in shared memory
+constexpr int kPartsAtOnce = 16;       // partial results of attention added up together
+constexpr int kMaxLocalParts = 2;      // parts of a sequence that the positions of one launch may lie in
+constexpr int kPageTableShared = 512;  // page numbers kept in shared memory
 
 // Bytes from the start of a layer's weights; kNoVector: the model has none. Norms as norm_offset says.
 constexpr uint32_t kNoVector = 0xffffffffu;
@@ -313,6 +331,7 @@ struct Run {
 struct DecodeShared {
   DecodeParams params;  // a copy: functions that are not inlined would read the kernel's own through memory
   uint64_t full[kMaxRing], empty[kMaxRing];
+  volatile int32_t laps[kMaxRing];  // of the ring, in which what is in a slot, or on its way there, was asked for
   uint64_t kv_full[kKvBuffers];
   PartItem items[kItems], current, last;  // last: of those that were computed
   int32_t same_query;                     // 1: `current` has that of `last`

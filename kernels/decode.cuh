@@ -1,12 +1,13 @@
 // Decode steps of a model as one persistent cooperative launch: embedding, all blocks, head, and the most likely token, which is the next
 // step's input; for one row, or for several rows, which share every weight that is read.
 //
-// A CTA is eight warps that multiply, four that normalise what they multiply by and attend, and one thread that streams: it brings the
-// CTA's share of all weights, phase after phase, through a ring in shared memory, and does not wait for activations, so the memory is
-// read all the time. Each of the three goes through the same sequence of work by itself and waits only for what it needs, so that all that
-// leads up to a wait is done when its end comes. Phases hand activations on as words that carry their epoch (words.cuh). With a parallel residual a layer has three phases: {Q K V, MLP-up}, {attention, MLP-down},
-// {O, residuals}; otherwise five: {Q K V}, {attention}, {O, residual}, {MLP-up}, {MLP-down, residual}. A block call is a launch of one layer
-// that begins and ends with the caller's activations (decode_block.cuh).
+// A CTA is eight warps that multiply, four that normalise what they multiply by and attend, and a thread (before compute capability 9.0 a
+// warp) that streams: it brings the CTA's share of all weights, phase after phase, through a ring in shared memory, and does not wait for
+// activations, so the memory is read all the time. Each of the three goes through the same sequence of work by itself and waits only for what
+// it needs, so that all that leads up to a wait is done when its end comes. Phases hand activations on as words that carry their epoch
+// (words.cuh). With a parallel residual a layer has three phases: {Q K V, MLP-up}, {attention, MLP-down}, {O, residuals}; otherwise five:
+// {Q K V}, {attention}, {O, residual}, {MLP-up}, {MLP-down, residual}. A block call is a launch of one layer that begins and ends with the
+// caller's activations (decode_block.cuh).
 //
 // The order of every sum follows from the model's shape: the same bits for any number of CTAs and rows. The code of a layer must stay in the
 // instruction cache (128 KB), or every phase waits for memory: hence one function for all products, and loops that are not unrolled.
@@ -31,7 +32,7 @@ __device__ inline JobKind item(int layer, int i) {
 static_assert(kTakesQkv == 1 << kJobQkv && kTakesAttention == 1 << kJobAttention && kTakesHead == 1 << kJobHead);
 __device__ inline bool takes(JobKind kind) { return shared().params.takes >> kind & 1; }  // this launch
 
-// ---- The streaming thread
+// ---- The streaming threads
 
 __device__ inline void stream() {
   const DecodeParams& p = shared().params;
@@ -311,8 +312,11 @@ template <int D>
 __device__ bool set_up() {
   DecodeShared& s = shared();
   const DecodeParams& p = s.params;
-  for (int i = 0; i < p.ring; i++) ptx::barrier_init(&s.full[i], 1), ptx::barrier_init(&s.empty[i], kChunkReaders);
-  for (int i = 0; i < kKvBuffers; i++) ptx::barrier_init(&s.kv_full[i], 1);
+  for (int i = 0; i < p.ring; i++) {
+    ptx::barrier_init(&s.full[i], ptx::kCopyLanes), ptx::barrier_init(&s.empty[i], kChunkReaders);
+    s.laps[i] = -1;
+  }
+  for (int i = 0; i < kKvBuffers; i++) ptx::barrier_init(&s.kv_full[i], ptx::kCopyLanes);
   ptx::fence_barrier_init();
   const uint32_t epoch = p.state->epoch, failed = p.state->failed;
   const BlockEntry entry = p.block.part != kNoBlock ? block_entry() : BlockEntry{};  // on its way together with these
@@ -354,8 +358,7 @@ __device__ bool set_up() {
 }
 
 template <int D, class Weight, int kRows>
-__global__ void __launch_bounds__(kDecodeThreads, 1) decode(const __grid_constant__ DecodeParams params) {
-#if __CUDA_ARCH__ >= 900  // bulk copies; the host does not launch it on older devices
+__global__ void __launch_bounds__(kDecodeThreads, kCtasOfSm) decode(const __grid_constant__ DecodeParams params) {
   DecodeShared& s = shared();
   static_assert(sizeof(DecodeParams) % sizeof(uint32_t) == 0);
   for (int i = threadIdx.x; i < static_cast<int>(sizeof(DecodeParams) / sizeof(uint32_t)); i += kDecodeThreads)
@@ -379,11 +382,11 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) decode(const __grid_constan
   for (int i = threadIdx.x; i < (p.n_layers + 1) * kJobKinds; i += kDecodeThreads)
     s.runs[i] = run_of(static_cast<JobKind>(i % kJobKinds), i / kJobKinds);
   __syncthreads();
+  const int copies = static_cast<int>(threadIdx.x) - kProducts - kGathers;  // this thread of those that copy
   if (threadIdx.x < kProducts) multiply<D, Weight, kRows>();
-  else if (threadIdx.x < kProducts + kGathers) gather<D, Weight, kRows>();
-  else if (threadIdx.x == kProducts + kGathers) stream();
-  else if (threadIdx.x == kProducts + kGathers + kWarpLanes && p.takes & kTakesAttention) DecodeAttention<D>::load_all();
-#endif
+  else if (copies < 0) gather<D, Weight, kRows>();
+  else if (copies < ptx::kCopyLanes) stream();
+  else if (copies >= kWarpLanes && copies < kWarpLanes + ptx::kCopyLanes && p.takes & kTakesAttention) DecodeAttention<D>::load_all();
 }
 
 template <int D>

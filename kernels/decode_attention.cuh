@@ -3,8 +3,8 @@
 // appends what is new and adds all parts up in order. All parts are computed alike, so neither where the border lies nor how many
 // CTAs there are shows in the result.
 //
-// Keys and values of a part come by bulk copies into buffers of their own, which one thread asks for a part ahead: they do not depend on
-// what the other CTAs do. What an earlier step of this launch appended, this CTA wrote; what this step appends goes straight into the buffer.
+// Keys and values of a part are copied into buffers of their own, asked for a part ahead: they do not depend on what the other CTAs do. What
+// an earlier step of this launch appended, this CTA wrote; what this step appends goes straight into the buffer.
 #pragma once
 
 #include "decode_gather.cuh"
@@ -115,7 +115,7 @@ struct DecodeAttention {
     while (!ptx::barrier_passed(&shared().kv_full[i & two], i >> two & 1)) {}
   }
 
-  // ---- The thread that loads keys and values
+  // ---- The threads that load keys and values; ptx::kCopyLanes of them, which do the same
 
   static __device__ void load_all() {
     DecodeShared& s = shared();
@@ -123,16 +123,18 @@ struct DecodeAttention {
     const uint64_t policy = ptx::evict_first_policy();
     int asked = 0;
     const auto wait_done = [&](int least) {
-      while (s.done < least)
-        if (s.failed) return false;
+      while (!ptx::all_copy_lanes(s.done >= least))
+        if (ptx::any_copy_lane(s.failed)) return false;
       __threadfence_block();
       return true;
     };
     const auto announce = [&](const PartItem& item) {
       if (!wait_done(asked - kItems + 1)) return false;
-      s.items[asked % kItems] = item;
-      __threadfence_block();
-      s.announced = asked + 1;
+      if (ptx::first_copy_lane()) {
+        s.items[asked % kItems] = item;
+        __threadfence_block();
+        s.announced = asked + 1;
+      }
       return true;
     };
     const auto load = [&](const PartItem& item, int first_of_step) {
@@ -142,7 +144,7 @@ struct DecodeAttention {
       const int number = asked & (p.kv_buffers - 1), first = item.part * kPartTokens;
       const int cached = item.owned ? p.rows[row.first].position + item.step : first + kPartTokens, count = max(0, min(kPartTokens, cached - first));
       ptx::fence_proxies();
-      ptx::barrier_expect(&s.kv_full[number], static_cast<uint32_t>(count) * 4 * D);
+      ptx::begin_copies(&s.kv_full[number], static_cast<uint32_t>(count) * 4 * D);
 #pragma unroll 1
       for (int loaded = 0, run; loaded < count; loaded += run) {  // as far as a page goes
         const int token = first + loaded;
@@ -154,9 +156,10 @@ struct DecodeAttention {
           const char* from = (kv ? row.v : row.k) + offset;
 #pragma unroll 1
           for (int i = 0; i < run; i += at_once, from += static_cast<uint64_t>(row.token_stride) * kKvUnitBytes)
-            ptx::bulk_copy(vector_in(number, kv, loaded + i), from, static_cast<uint32_t>(at_once) * 2 * D, &s.kv_full[number], policy);
+            ptx::copy(vector_in(number, kv, loaded + i), from, static_cast<uint32_t>(at_once) * 2 * D, &s.kv_full[number], policy);
         }
       }
+      ptx::end_copies(&s.kv_full[number]);
       asked++;
       return true;
     };

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "delay.cuh"
+
 namespace cf::gpu::ptx {
 
 // Adds to a word through which CTAs meet: everything this thread did or saw happens before, everything after it sees what others did before theirs.
@@ -18,8 +20,10 @@ __device__ inline uint32_t load_relaxed(const uint32_t* word) {
 }
 __device__ inline void store_relaxed(uint32_t* word, uint32_t value) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(word), "r"(value)); }
 
-// A word of an exchange between CTAs: three numbers and the epoch they belong to, one access of 128 bits that never tears.
+// A word of an exchange between CTAs: three numbers and the epoch they belong to, one access of 128 bits that never tears: PTX has scalars
+// of 128 bits from compute capability 7.0 on, for which it allows loads and stores that are strong at a scope, as for those of 64.
 __device__ inline void store_word(uint4* word, uint32_t a, uint32_t b, uint32_t c, uint32_t epoch) {
+  delay();
   const uint64_t low = static_cast<uint64_t>(b) << 32 | a, high = static_cast<uint64_t>(epoch) << 32 | c;
   asm volatile("{.reg .b128 t; mov.b128 t, {%0, %1}; st.relaxed.gpu.global.b128 [%2], t;}" ::"l"(low), "l"(high), "l"(word) : "memory");
 }
@@ -31,18 +35,21 @@ __device__ inline uint4 load_word(const uint4* word) {
 
 __device__ inline uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
-// Barriers in shared memory on which bulk copies complete.
+// Barriers in shared memory on which copies complete.
 __device__ inline void barrier_init(uint64_t* barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
-// Makes barriers just initialised known to the copy engine.
-__device__ inline void fence_barrier_init() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Whether the phase of this parity is over; from compute capability 9.0 on this may take a while to say no, and leaves the others time.
 __device__ inline bool barrier_passed(uint64_t* barrier, uint32_t parity) {
   uint32_t passed;
   asm volatile(
       "{\n"
       "  .reg .pred passed;\n"
+#if __CUDA_ARCH__ >= 900
       "  mbarrier.try_wait.parity.shared::cta.b64 passed, [%1], %2;\n"
+#else
+      "  mbarrier.test_wait.parity.shared::cta.b64 passed, [%1], %2;\n"
+#endif
       "  selp.u32 %0, 1, 0, passed;\n"
       "}"
       : "=r"(passed)
@@ -51,6 +58,7 @@ __device__ inline bool barrier_passed(uint64_t* barrier, uint32_t parity) {
   return passed;
 }
 __device__ inline void barrier_arrive(uint64_t* barrier) {
+  delay();
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 __device__ inline void barrier_expect(uint64_t* barrier, uint32_t bytes) {
@@ -79,6 +87,7 @@ __device__ inline void fence_barrier_init_cluster() { asm volatile("fence.mbarri
 __device__ inline void cluster_sync() { asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory"); }
 // A store that takes effect some time later and then completes 16 bytes of a barrier; both addresses are in the same CTA.
 __device__ inline void store_async(uint32_t to, uint4 value, uint32_t barrier) {
+  delay();
   asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to), "r"(value.x),
                "r"(value.y), "r"(value.z), "r"(value.w), "r"(barrier)
                : "memory");
@@ -104,28 +113,70 @@ __device__ inline uint64_t evict_first_policy() {
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
-// Global to shared memory; addresses and size are multiples of 16 bytes.
+// By the copy engine. Addresses and size are multiples of 16 bytes.
 __device__ inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier, uint64_t policy) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(shared_address(to)),
                "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
                : "memory");
 }
-// Orders this thread's plain accesses before bulk copies that come after them.
+
+// Copies from global to shared memory that complete on a barrier, while the threads that asked for them go on. kCopyLanes threads of a warp
+// ask for each together, its first lanes, which therefore have to go the same way; the barrier counts kCopyLanes arrivals. From compute
+// capability 9.0 on one thread has the copy engine do it. Before, each lane of a warp copies 16 bytes at a time, and arrives when its
+// own copies are done; these are plain accesses, so what orders those orders them.
+#if __CUDA_ARCH__ >= 900
+constexpr int kCopyLanes = 1;
+__device__ inline bool all_copy_lanes(bool mine) { return mine; }
+__device__ inline bool any_copy_lane(bool mine) { return mine; }
+__device__ inline void begin_copies(uint64_t* barrier, uint32_t bytes) {  // of all up to end_copies
+  delay();
+  barrier_expect(barrier, bytes);
+}
+__device__ inline void copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier, uint64_t policy) {
+  bulk_copy(to, from, bytes, barrier, policy);
+}
+__device__ inline void end_copies(uint64_t*) {}
+// Makes barriers just initialised known to the copy engine.
+__device__ inline void fence_barrier_init() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Orders this thread's plain accesses before copies that come after them.
 __device__ inline void fence_proxies() { asm volatile("fence.proxy.async;" ::: "memory"); }
+#else
+constexpr int kCopyLanes = 32;
+__device__ inline bool all_copy_lanes(bool mine) { return __all_sync(0xffffffffu, mine); }
+__device__ inline bool any_copy_lane(bool mine) { return __any_sync(0xffffffffu, mine); }
+__device__ inline void begin_copies(uint64_t*, uint32_t) { delay(); }
+__device__ inline void copy(void* to, const void* from, uint32_t bytes, uint64_t*, uint64_t policy) {
+#pragma unroll 4
+  for (uint32_t at = threadIdx.x % 32 * 16; at < bytes; at += 32 * 16)
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared_address(to) + at),
+                 "l"(static_cast<const char*>(from) + at), "l"(policy)
+                 : "memory");
+}
+__device__ inline void end_copies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+__device__ inline void fence_barrier_init() {}
+__device__ inline void fence_proxies() {}
+#endif
+__device__ inline bool first_copy_lane() { return kCopyLanes == 1 || threadIdx.x % 32 == 0; }
 
 // Barrier `id` for the first `threads` threads that come to it, and the same without waiting. Whole warps: their lanes meet first, since
 // lanes that waited for different words may not have met again.
 __device__ inline void sync_threads(int id, int threads) {
+  delay();
   __syncwarp();
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+  delay();
 }
 __device__ inline void arrive_threads(int id, int threads) {
+  delay();
   __syncwarp();
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // sync_threads that also tells whether `value` is true in any of the threads.
 __device__ inline bool sync_any(int id, int threads, bool value) {
+  delay();
   __syncwarp();
   uint32_t any;
   asm volatile(

@@ -39,6 +39,7 @@ __device__ inline bool gave_up(uint64_t since) {
 // waits for long leaves the SM to others.
 template <int kCount, int kPauseNs = 0, class At, class Epoch, class Wanted>
 __device__ __forceinline__ void read_words_at(At at, Epoch epoch, Wanted wanted, uint4 (&words)[kCount]) {
+  delay();
   uint64_t since = 0;
   uint32_t tries = 0;
   for (bool late = true; late;) {

@@ -94,6 +94,7 @@ void check_context_options(const cf_context_options& o) {
   if (o.log_level < CF_LOG_NONE || o.log_level > CF_LOG_DEBUG) fail(CF_ERROR_INVALID_ARGUMENT, "log_level is ", o.log_level, ", which is none");
   if (!o.allocate != !o.free) fail(CF_ERROR_INVALID_ARGUMENT, "allocate and free must be set together");
   if (o.device_wait_limit_ms < 1) fail(CF_ERROR_INVALID_ARGUMENT, "device_wait_limit_ms is 0, expected at least 1");
+  if (o.device_multiprocessors < 0) fail(CF_ERROR_INVALID_ARGUMENT, "device_multiprocessors is ", o.device_multiprocessors);
 }
 
 cf_model_options take_model_options(const cf_model_options* options) {

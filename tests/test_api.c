@@ -484,6 +484,7 @@ static void test_context_options_that_are_wrong(void) {
   WITH(o.log_level = -1, CF_ERROR_INVALID_ARGUMENT, "log_level");
   WITH(o.log_level = 4, CF_ERROR_INVALID_ARGUMENT, "log_level");
   WITH(o.device_wait_limit_ms = 0, CF_ERROR_INVALID_ARGUMENT, "device_wait_limit_ms");
+  WITH(o.device_multiprocessors = -1, CF_ERROR_INVALID_ARGUMENT, "device_multiprocessors");
   WITH(o.allocate = some_allocate, CF_ERROR_INVALID_ARGUMENT, "together");
   WITH(o.free = some_free, CF_ERROR_INVALID_ARGUMENT, "together");
   WITH(o.reserved = 1, CF_ERROR_INVALID_ARGUMENT, "reserved");

@@ -48,12 +48,14 @@ class CudaBackend : public Backend {
     cf_device_info info = {};
     cuda_device_query(ordinal_, info);
     if (!info.usable) fail(CF_ERROR_UNSUPPORTED, "CUDA device ", ordinal_, " (", info.name, ") cannot be used: ", info.reason);
-    multiprocessors_ = info.multiprocessors;
-    compute_capability_ = info.compute_capability;
-    shared_memory_bytes_ = info.shared_memory_bytes;
+    take_limits(o, info);
+    int kilohertz = 0, bits = 0;
+    check_cuda(&context_, cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, ordinal_), "describe a device");
+    check_cuda(&context_, cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, ordinal_), "describe a device");
+    bytes_per_second_ = 2e3 * kilohertz * (bits / 8);
     const DeviceScope scope(&context_, ordinal_);
     check_cuda(&context_, cudaStreamCreateWithFlags(&load_stream_, cudaStreamNonBlocking), "create a stream");
-    context_.log().write(CF_LOG_INFO, "CUDA backend: device ", ordinal_, ", ", info.name, ", ", multiprocessors_, " SMs");
+    context_.log().write(CF_LOG_INFO, "CUDA backend: device ", ordinal_, ", ", info.name, ", ", info.multiprocessors, " SMs");
   }
 
   ~CudaBackend() override {
@@ -116,7 +118,7 @@ class CudaBackend : public Backend {
 
  private:
   CudaDevice device() const {
-    return {ordinal_, multiprocessors_, compute_capability_, shared_memory_bytes_, wait_limit_ms_, prefill_workspace_bytes_};
+    return {ordinal_, multiprocessors_, shared_memory_bytes_, wait_limit_ms_, prefill_workspace_bytes_, bytes_per_second_};
   }
 
   // That of a model's sessions, for as long as there are any.
@@ -132,6 +134,19 @@ class CudaBackend : public Backend {
     return memory;
   }
 
+  // How large the device is to be: as it is, or as the options say.
+  void take_limits(const cf_context_options& o, const cf_device_info& info) {
+    const auto limit = [&](const char* option, int64_t asked, int64_t most) {
+      if (asked > most) fail(CF_ERROR_UNSUPPORTED, option, " is ", asked, "; CUDA device ", ordinal_, " (", info.name, ") has ", most);
+      return asked;
+    };
+    const int64_t sms = limit("device_multiprocessors", o.device_multiprocessors, int64_t(info.multiprocessors) * gpu::kCtasOfSm);
+    const int64_t own = int64_t(info.shared_memory_bytes) / gpu::kCtasOfSm - (gpu::kCtasOfSm - 1) * 1024;  // the system takes 1 KB of each CTA
+    const int64_t bytes = limit("device_shared_memory_bytes", o.device_shared_memory_bytes, own);
+    multiprocessors_ = sms ? int(sms) : info.multiprocessors;
+    shared_memory_bytes_ = uint64_t(bytes ? bytes : own);
+  }
+
   void copy(void* dst, const void* src, uint64_t bytes, cudaMemcpyKind kind) {
     const DeviceScope scope(&context_, ordinal_);
     check_cuda(&context_, cudaMemcpyAsync(dst, src, bytes, kind, load_stream_), "copy pages");
@@ -144,8 +159,9 @@ class CudaBackend : public Backend {
   const uint64_t prefill_workspace_bytes_;
   std::mutex prefill_mutex_;
   std::map<const Model*, std::weak_ptr<PrefillMemory>> prefill_memory_;
-  int multiprocessors_ = 0, compute_capability_ = 0;
+  int multiprocessors_ = 0;
   uint64_t shared_memory_bytes_ = 0;
+  double bytes_per_second_ = 0;
   cudaStream_t load_stream_ = nullptr;
 };
 

@@ -7,6 +7,7 @@
 
 #include "backend.h"
 #include "cuda/cuda_call.h"
+#include "error.h"
 #include "memory.h"
 
 namespace cf {
@@ -44,7 +45,8 @@ void cuda_device_query(int32_t ordinal, cf_device_info& info) {
   info.shared_memory_bytes = properties.sharedMemPerBlockOptin;
   copy_text(info.name, properties.name);
   const int mode = attribute(cudaDevAttrComputeMode);
-  if (properties.major < 8) copy_text(info.reason, "compute capability 8.0 or newer is needed");
+  if (properties.major < 8)
+    copy_text(info.reason, text("compute capability 8.0 or newer is needed, and it has ", properties.major, ".", properties.minor));
   else if (mode == cudaComputeModeProhibited) copy_text(info.reason, "the device is set to prohibit computing");
   else if (!attribute(cudaDevAttrCooperativeLaunch)) copy_text(info.reason, "the device has no cooperative launch");
   info.usable = info.reason[0] == 0;

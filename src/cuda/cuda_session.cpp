@@ -288,7 +288,7 @@ void CudaSession::capture_here(int64_t n_steps, int32_t first_token, const Step&
   auto lock = model_->lock_for_step();
   note_weights();
   for (int64_t done = 0, n; done < n_steps; done += n) {
-    n = std::min(n_steps - done, steps_of_launch(model_->config()));
+    n = std::min(n_steps - done, steps_of_launch(model_->config(), device_));
     gpu::DecodeParams p = sequence_params(n);
     p.token = done == 0 ? first_token : -1, p.new_call = done == 0;
     launch_decode(*model_->context(), model_->config(), shape_, p, true, launch_mode_, device_, stream_);
@@ -309,7 +309,7 @@ void CudaSession::enqueue_steps(int64_t n_steps, int32_t first_token, const Step
   int64_t done = 0;
   for (int64_t n; done < n_steps; done += n) {
     if (followed && is_cancelled(step.progress.cancellation)) return cancel();
-    n = open_steps(std::min(n_steps - done, steps_of_launch(model_->config())));
+    n = open_steps(std::min(n_steps - done, steps_of_launch(model_->config(), device_)));
     if (n == 0) return;
     gpu::DecodeParams p = sequence_params(n);
     p.token = done == 0 ? first_token : -1, p.new_call = done == 0;
@@ -477,7 +477,7 @@ class CudaSession::CapturedSteps : public Graph {
     try {
       s.check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "capture a step");
       for (int64_t done = 0, n; done < n_steps_; done += n) {
-        n = std::min(n_steps_ - done, steps_of_launch(s.model_->config()));
+        n = std::min(n_steps_ - done, steps_of_launch(s.model_->config(), s.device_));
         gpu::DecodeParams p = s.sequence_params(n);
         p.new_call = done == 0;
         launches_ += launch_decode(*s.model_->context(), s.model_->config(), s.shape_, p, true, s.launch_mode_, s.device_, stream);

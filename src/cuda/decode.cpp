@@ -24,12 +24,8 @@ const void* decode_kernel(int32_t head_dim, cf_dtype weight_dtype, int rows) {
   }
 }
 
-// 16 KB chunks in flight while streaming, and while a CTA waits for others: fewer leave the memory idle, more delay the words that CTAs exchange.
-constexpr int kWindow = 3, kTrickle = 2;
-// A product warp that is done with chunk c waits for chunk c + 4 next (kernels/decode_product.cuh) by the parity of its slot's lap, which
-// tells only two laps apart: the chunk that had the slot before must have come by then. It has in a ring of 4, where it is c itself, and in
-// one of 4 + kWindow or more, since c was asked for only when c - kWindow had come.
-constexpr int kLeastRing = gpu::kProductWarps / 2, kLongRing = kLeastRing + kWindow;
+// In a ring of one chunk nothing comes while it is used, which several rows together do not make up for.
+constexpr int kRowsRing = 2;
 constexpr int kRowSizes[] = {1, 4, 8};  // that kernels are built for
 int row_size(int rows) {
   return *std::find_if(std::begin(kRowSizes), std::end(kRowSizes), [rows](int size) { return size >= rows; });
@@ -52,8 +48,7 @@ struct SharedMemory {
     for (kv_buffers = gpu::kKvBuffers;; kv_buffers--) {
       const int64_t fixed = activation_bytes + scratch_bytes + kv_buffers * gpu::kv_buffer_bytes(c.head_dim) + gpu::kDecodeSharedBytes;
       ring = int32_t(std::clamp<int64_t>((int64_t(limit) - fixed) / gpu::kRingChunkBytes, 0, gpu::kMaxRing));
-      if (ring < kLongRing && kv_buffers > 1) continue;
-      if (ring < kLongRing) ring = std::min(ring, kLeastRing);
+      if (ring < gpu::kLongRing && kv_buffers > 1) continue;
       total = uint32_t(ring * gpu::kRingChunkBytes + fixed);
       return;
     }
@@ -92,16 +87,13 @@ DecodeShape::DecodeShape(const cf_model_config& c, const CudaDevice& device) {
   static_assert(gpu::kMaxHidden == 5120);
   if (c.n_layers > gpu::kMaxDecodeLayers) unsupported("n_layers", c.n_layers, "at most 128");
   if (c.vocab_size > kMaxVocab) unsupported("vocab_size", c.vocab_size, "at most 524288");
-  if (device.compute_capability < 90)
-    fail(CF_ERROR_UNSUPPORTED, "models on CUDA need compute capability 9.0 or newer (bulk copies); this device has ", device.compute_capability / 10,
-         ".", device.compute_capability % 10);
   down_slices = down_slices_of(c);
   // Every CTA needs a unit of MLP-down (kernels/words.cuh).
   n_ctas = int32_t(std::min<int64_t>(device.multiprocessors, gpu::tiles_of(c.hidden_size) * down_slices));
   qkv_ctas = qkv_ctas_of(c, n_ctas);
   max_rows = 0;
   for (int rows : kRowSizes)
-    if (SharedMemory(c, down_slices, rows, device.shared_memory_bytes).ring >= kLeastRing) max_rows = rows;
+    if (SharedMemory(c, down_slices, rows, device.shared_memory_bytes).ring >= (rows == 1 ? 1 : kRowsRing)) max_rows = rows;
   if (max_rows == 0)
     fail(CF_ERROR_UNSUPPORTED, "this model needs more shared memory for a step than the ", device.shared_memory_bytes,
          " bytes of an SM of this device");
@@ -143,11 +135,19 @@ gpu::DecodeWords DecodeLayout::words_in(std::byte* memory) const {
 }
 
 void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, const CudaDevice& device) {
+  uint32_t most = 0;
   for (int rows : kRowSizes)
-    if (rows <= shape.max_rows)
-      prepare_kernel(context, decode_kernel(config.head_dim, weight_dtype, rows), gpu::kDecodeThreads,
-                     SharedMemory(config, shape.down_slices, rows, device.shared_memory_bytes).total, device.shared_memory_bytes,
+    if (rows <= shape.max_rows) {
+      const uint32_t total = SharedMemory(config, shape.down_slices, rows, device.shared_memory_bytes).total;
+      prepare_kernel(context, decode_kernel(config.head_dim, weight_dtype, rows), gpu::kDecodeThreads, total, device.shared_memory_bytes,
                      "a step of this model");
+      most = std::max(most, total);
+    }
+  cudaFuncAttributes attributes;
+  check_cuda(&context, cudaFuncGetAttributes(&attributes, decode_kernel(config.head_dim, weight_dtype, 1)), "look at a kernel");
+  context.log().write(CF_LOG_DEBUG, "steps run in ", shape.n_ctas, " CTAs of at most ", most,
+                      " bytes of shared memory, by code for compute capability ", attributes.ptxVersion / 10, ".", attributes.ptxVersion % 10,
+                      gpu::kDelays ? ", with delays" : "");
 }
 
 gpu::DecodeParams decode_params(const cf_model_config& c, const CudaWeights& weights, const DecodeShape& shape, const CudaDevice& device) {
@@ -164,14 +164,14 @@ gpu::DecodeParams decode_params(const cf_model_config& c, const CudaWeights& wei
   for (int64_t word = 0; word < gpu::words_of(c.hidden_size); word++)
     p.share_counts[gpu::share_of_word(word)] += word % gpu::kWordsPerStrip == gpu::kWordsPerStrip - 1 ? 1 : 3;
   p.token = -1;
-  p.window = kWindow, p.trickle = kTrickle;
   p.wait_limit_ns = uint64_t(device.wait_limit_ms) * 1'000'000;
   return p;
 }
 
-int64_t steps_of_launch(const cf_model_config& c) {
-  constexpr double kSlowBytesPerSecond = 1.5e12, kLaunchSeconds = 50e-3;  // of the slowest memory that these kernels are for
-  return std::clamp<int64_t>(int64_t(kLaunchSeconds * kSlowBytesPerSecond / (2.0 * double(parameter_count(c)))), 1, 32);
+int64_t steps_of_launch(const cf_model_config& c, const CudaDevice& device) {
+  constexpr double kBytesPerSecond = 1.5e12, kLaunchSeconds = 50e-3;  // faster memory is not counted on
+  const double seconds = 2.0 * double(parameter_count(c)) / std::min(device.bytes_per_second, kBytesPerSecond);
+  return std::clamp<int64_t>(int64_t(kLaunchSeconds / seconds), 1, 32);
 }
 
 namespace {
@@ -183,8 +183,8 @@ struct LaunchKernel {
   LaunchKernel(const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams& params, const CudaDevice& device)
       : kernel(decode_kernel(config.head_dim, params.weight_dtype, row_size(params.n_rows))),
         memory(config, shape.down_slices, row_size(params.n_rows), device.shared_memory_bytes) {
-    params.ring = memory.ring, params.activation_bytes = memory.activation_bytes, params.scratch_bytes = memory.scratch_bytes,
-    params.kv_buffers = memory.kv_buffers;
+    params.ring = memory.ring, params.window = std::min(gpu::kWindow, memory.ring), params.trickle = std::min(gpu::kTrickle, memory.ring);
+    params.activation_bytes = memory.activation_bytes, params.scratch_bytes = memory.scratch_bytes, params.kv_buffers = memory.kv_buffers;
   }
 };
 }  // namespace

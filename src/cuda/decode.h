@@ -9,10 +9,11 @@
 namespace cf {
 
 struct CudaDevice {
-  int ordinal, multiprocessors, compute_capability;
+  int ordinal, multiprocessors;
   uint64_t shared_memory_bytes;
   uint32_t wait_limit_ms;
   uint64_t prefill_workspace_bytes;  // at most
+  double bytes_per_second;           // of its memory
 };
 
 // The launches of a model on a device.
@@ -51,6 +52,6 @@ gpu::TapParams decode_tap(const gpu::DecodeParams& params, int32_t head_dim, int
 void launch_layer(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, const CudaDevice& device,
                   cudaStream_t stream);
 // Steps of a launch at most: so many that it ends within about 50 ms, and other work on the device gets its turn.
-int64_t steps_of_launch(const cf_model_config& config);
+int64_t steps_of_launch(const cf_model_config& config, const CudaDevice& device);
 
 }  // namespace cf

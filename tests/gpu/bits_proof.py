@@ -1,7 +1,10 @@
 """The same inputs give the same bits: repeated, in every launch mode, as a graph, beside other sessions, in several rows, in other pages,
-after going back, saved and restored, in another process.
+after going back, saved and restored, in another process, in the launches of smaller devices.
 
     python3 tests/gpu/bits_proof.py --library build/release/libclusterfusion.so [--shapes small,pythia-2.8b] [--repeats 1000]
+
+For builds that force another configuration: --same-as compares with what another library does on this device by itself; --code and --delays
+say what the configuration has to be.
 
 Models have random weights. What one session does alone, on a private pool, with the library's own launch mode, is compared bit by bit with
 every other way to the same positions.
@@ -9,6 +12,7 @@ every other way to the same positions.
 
 import ctypes
 import hashlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,8 +24,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import made_models  # noqa: E402
-from report import Report, Skip, arguments_of  # noqa: E402
-from sessions import PENDING, Context, Failure, Library, decode_batch, same  # noqa: E402
+from report import Report, Skip, arguments_of, limits_of  # noqa: E402
+from sessions import PENDING, UNSUPPORTED, Context, Failure, Library, decode_batch, same  # noqa: E402
 
 MODES = {"STEP": 1, "BLOCK": 2, "PHASE": 3}
 CACHE_FULL = 10
@@ -30,13 +34,16 @@ SHUFFLED_CONTEXT = 1500
 SHUFFLED_COST = 1.02
 PAGE_TOKENS = (16, 32, 64, 128, 256)
 ERROR_BOUNDS = {"F16": 3e-3, "BF16": 2e-2}  # between backends
+# SMs, and shared memory of a CTA; 0: this device's. 108 and 163 KB, 84 and 99 KB: devices of compute capability 8.0 and 8.6; less: rings of
+# one to four chunks.
+SMALLER = ((1, 0), (2, 0), (7, 0), (84, 101376), (108, 166912), (131, 0), *((0, kilobytes * 1024) for kilobytes in range(72, 136, 9)))
 
 
 class Lab:
     """A model on the device under test, and what a session of it does alone."""
 
-    def __init__(self, library, context, cpu, name, folder, arguments):
-        self.library, self.name, self.arguments = library, name, arguments
+    def __init__(self, library, context, cpu, name, folder, arguments, said):
+        self.library, self.name, self.arguments, self.said = library, name, arguments, said
         self.dtype = made_models.SHAPES[name][1]
         self.directory = made_models.write(name, folder)
         self.model = context.load(self.directory)
@@ -67,13 +74,57 @@ class Lab:
             if key not in but:
                 report.check(same(made[key], value), f"{what}: other bits in {key}")
 
-    def digest(self):
-        return hashlib.sha256(b"".join(self.alone[key].tobytes() for key in sorted(self.alone))).hexdigest()
+    def digests(self):
+        """Of what a session does alone, and of one that takes its prompt by steps: prefill multiplies otherwise on other GPUs."""
+        with self.session() as session:
+            by_steps = {"steps": session.positions(self.prompt[:64])}
+            session.steps(GREEDY)
+            by_steps["sampled tokens"], by_steps["saved"] = np.array(session.tokens()), np.frombuffer(session.save(), np.uint8)
+        return [hashlib.sha256(b"".join(made[key].tobytes() for key in sorted(made))).hexdigest() for made in (self.alone, by_steps)]
 
 
 def gpu_only(lab, why):
     if lab.arguments.device != "cuda":
         raise Skip(why)
+
+
+def configuration(report, row, lab):
+    """What sessions run as, as the log has it, is what was asked for."""
+    gpu_only(lab, "configurations are a GPU's")
+    asked = lab.arguments
+    lab.session().close()
+    words = re.search(r"steps run in (\d+) CTAs of at most (\d+) bytes of shared memory, by code for compute capability ([\d.]+)(, with delays)?", lab.said[-1])
+    row["ctas"], row["bytes"], row["code"], row["delays"] = int(words[1]), int(words[2]), words[3], int(bool(words[4]))
+    report.check(row["ctas"] <= (asked.multiprocessors or row["ctas"]), f"{row['ctas']} CTAs for {asked.multiprocessors} SMs")
+    report.check(row["ctas"] == asked.multiprocessors or not asked.multiprocessors or lab.name not in made_models.WIDE, f"only {row['ctas']} CTAs")
+    report.check(row["bytes"] <= (asked.shared_memory_bytes or row["bytes"]), f"{row['bytes']} bytes of shared memory")
+    report.check(row["code"] == (asked.code or row["code"]), f"code for {row['code']}, not {asked.code}")
+    report.check(row["delays"] == asked.delays, "a build with delays" if row["delays"] else "a build without delays")
+
+
+def smaller_devices(report, row, lab):
+    gpu_only(lab, "the CPU backend divides no work by SMs")
+    for sms, shared_bytes in SMALLER:
+        with Context(lab.library, device_multiprocessors=sms, device_shared_memory_bytes=shared_bytes) as context, context.load(lab.directory) as model:
+            try:
+                session = model.session(CAPACITY)
+            except Failure as failure:
+                report.check(failure.status == UNSUPPORTED and 0 < shared_bytes < 101376, f"with {shared_bytes} bytes of shared memory: {failure}")
+                row["too_small"] = max(row.get("too_small", 0), shared_bytes)
+                continue
+            with session:
+                lab.compare(report, lab.walk(session), f"{sms or 'all'} SMs, {shared_bytes or 'all'} bytes of shared memory")
+
+
+def another_library(report, row, lab):
+    """Another library's bits, in its own configuration."""
+    if not lab.arguments.same_as:
+        raise Skip("no --same-as")
+    command = [sys.executable, __file__, "--library", lab.arguments.same_as, "--device", lab.arguments.device, "--digest", lab.name]
+    output, mine = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120).stdout.split(), lab.digests()
+    report.check(output[1:] == mine[1:], f"{lab.arguments.same_as} made {output}, this one {mine}, by steps")
+    if not lab.arguments.code:
+        report.check(output == mine, f"{lab.arguments.same_as} made {output}, this one {mine}, by prefill")
 
 
 def repeats(report, row, lab):
@@ -432,14 +483,16 @@ def sampling(report, row, lab):
 def processes(report, row, lab):
     """Two more processes, at the same time."""
     a = lab.arguments
-    command = [sys.executable, __file__, "--library", a.library, "--device", a.device, "--digest", lab.name]
+    command = [sys.executable, __file__, "--library", a.library, "--device", a.device, "--digest", lab.name, "--multiprocessors", str(a.multiprocessors),
+               "--shared-memory-bytes", str(a.shared_memory_bytes)]
     children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for child in children:
         output, _ = child.communicate(timeout=120)
-        report.check(child.returncode == 0 and output.strip() == lab.digest(), f"another process made {output.strip()[:16]!r}, this one {lab.digest()[:16]!r}")
+        report.check(child.returncode == 0 and output.split() == lab.digests(), f"another process made {output.split()}, this one {lab.digests()}")
 
 
 def cases():
+    yield "configuration", configuration, ()
     yield "repeats", repeats, ()
     for name in MODES:
         yield f"launch mode {name}", mode, (name,)
@@ -448,7 +501,8 @@ def cases():
             yield f"graph of {n_steps}, {name}", graph, (name, n_steps)
     for size in (1, 2, 4, 8):
         yield f"clusters of {size}", cluster, (size,)
-    for function in (beside, positions, batch, enqueued, cuts, pages, shared_pool, shuffled_cost, going_back, restored, sampling, processes):
+    for function in (beside, positions, batch, enqueued, cuts, pages, shared_pool, shuffled_cost, going_back, restored, sampling, processes,
+                     smaller_devices, another_library):
         yield function.__name__.replace("_", " "), function, ()
 
 
@@ -456,16 +510,21 @@ def main():
     parser = arguments_of(__doc__)
     parser.add_argument("--shapes", default="small")
     parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument("--same-as", metavar="LIBRARY", help="has to make the same bits")
+    parser.add_argument("--code", default="", metavar="N.N", help="compute capability that the library has to run code of")
+    parser.add_argument("--delays", action="store_true", help="the library has to be a build with delays")
     parser.add_argument("--digest", metavar="SHAPE", help="only print a digest of what a session does")
     arguments = parser.parse_args()
     library = Library(arguments.library)
-    report, context, cpu = Report("bits_proof", arguments), Context(library, arguments.device), Context(library, "cpu")
-    for name in [n for part in arguments.shapes.split(",") for n in (made_models.SMALL if part == "small" else [part])]:
+    report, cpu, said = Report("bits_proof", arguments), Context(library, "cpu"), []
+    context = Context(library, arguments.device, log=lambda _, line: said.append(line.decode()), log_level=library.CF_LOG_DEBUG, **limits_of(arguments))
+    sets = {"small": made_models.SMALL, "wide": made_models.WIDE}
+    for name in [n for part in arguments.shapes.split(",") for n in sets.get(part, [part])]:
         with tempfile.TemporaryDirectory() as folder:
             if arguments.digest:
-                print(Lab(library, context, cpu, arguments.digest, folder, arguments).digest())
+                print(*Lab(library, context, cpu, arguments.digest, folder, arguments, said).digests())
                 return
-            lab = Lab(library, context, cpu, name, folder, arguments)
+            lab = Lab(library, context, cpu, name, folder, arguments, said)
             for what, function, extra in cases():
                 report.run(f"{name}: {what}", function, lab, *extra)
             lab.model.close()

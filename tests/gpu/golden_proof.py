@@ -24,7 +24,7 @@ import weights  # noqa: E402
 from checkpoint_files import write_checkpoint  # noqa: E402
 from goldens import golden  # noqa: E402
 from reference import relative_error  # noqa: E402
-from report import Report, arguments_of  # noqa: E402
+from report import Report, arguments_of, limits_of  # noqa: E402
 from sessions import UNSUPPORTED, Context, Failure, Library  # noqa: E402
 from variants import VARIANTS  # noqa: E402
 
@@ -118,7 +118,7 @@ def summary(errors):
 def main():
     arguments = arguments_of(__doc__).parse_args()
     report, library, errors = Report("golden_proof", arguments), Library(arguments.library), {}
-    context, cpu = Context(library, arguments.device), Context(library, "cpu")
+    context, cpu = Context(library, arguments.device, **limits_of(arguments)), Context(library, "cpu")
     for variant in VARIANTS.values():
         for weight_dtype in (variant.dtype,) if variant.dtype != "F32" else BOUNDS:
             report.run(f"{variant.name} {weight_dtype}", prove, context, cpu, variant, weight_dtype, errors)

@@ -280,8 +280,7 @@ std::vector<double> reference(const TestModel& m, const Array<int32_t>& tokens) 
 CudaDevice device_under_test(uint64_t prefill_workspace_bytes = 256 << 20) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, 0), "a device");
-  return {0,    properties.multiProcessorCount, properties.major * 10 + properties.minor, properties.sharedMemPerBlockOptin,
-          1000, prefill_workspace_bytes};
+  return {0, properties.multiProcessorCount, properties.sharedMemPerBlockOptin, 1000, prefill_workspace_bytes, 0};
 }
 
 Context& context() {

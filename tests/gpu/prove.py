@@ -3,6 +3,7 @@
     python3 tests/gpu/prove.py --build build/release --results DIR [--part golden --part bits ...]   all parts without --part
     python3 tests/gpu/prove.py --results DIR --merge tests/bench/results/DATE-proofs.md
 
+Parts that force a configuration which only a build of its own has need that build beside BUILD, under the name of its preset: build/cuda-as-80.
 Each part leaves DIR/PART.jsonl (what ran it, then its rows) and DIR/PART.txt (all it said). Exits non-zero if a part failed; the merged table has
 whatever DIR holds. A skipped or unjudged case is counted apart from those that are ok.
 """
@@ -21,10 +22,19 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TOOLS = ("memcheck", "initcheck", "racecheck", "synccheck")
+SM_120 = ["--multiprocessors", "170", "--shared-memory-bytes", "101376"]  # what a CTA has there
 PARTS = {  # arguments; a script in Python gets --library, a name alone is a program in tests/
     "golden": ["golden_proof.py"],
     "bits": ["bits_proof.py"],
     **{f"bits-{shape}": ["bits_proof.py", "--shapes", shape, "--repeats", "200"] for shape in ("pythia-410m", "llama-3.2-1b")},
+    "golden-99k": ["golden_proof.py", *SM_120[2:]],
+    "bits-99k": ["bits_proof.py", *SM_120[2:], "--shapes", "small,wide", "--same-as", "BUILD"],
+    "golden-as-80": ["golden_proof.py"],
+    "bits-as-80": ["bits_proof.py", "--code", "8.0", "--shapes", "small,wide", "--same-as", "BUILD"],
+    "golden-170-sms": ["golden_proof.py", *SM_120],
+    "bits-170-sms": ["bits_proof.py", *SM_120, "--shapes", "small,wide", "--same-as", "BUILD"],
+    "bits-delays": ["bits_proof.py", "--delays", "--shapes", "small,wide", "--repeats", "200", "--same-as", "BUILD"],
+    "bits-as-80-delays": ["bits_proof.py", "--delays", "--code", "8.0", "--repeats", "200", "--same-as", "BUILD"],
     "faults": ["fault_proof.py"],
     "streams": ["stream_proof.py"],
     "decode": ["decode_proof.py"],
@@ -34,6 +44,7 @@ PARTS = {  # arguments; a script in Python gets --library, a name alone is a pro
     "python": ["pytest"],  # the suites of tests/python, with CUDA in place of the CPU
     **{tool: ["sanitize.sh", tool] for tool in TOOLS},
 }
+PRESETS = {"as-80": "cuda-as-80", "170-sms": "cuda-two-ctas", "delays": "cuda-delays", "as-80-delays": "cuda-as-80-delays"}  # of the build of parts so called
 WITH_ROWS = ("golden_proof.py", "bits_proof.py", "fault_proof.py", "stream_proof.py", "decode_proof.py")
 NO_NUMBERS = ("suite", "case", "result", "failures", "checks", "s")
 
@@ -55,7 +66,9 @@ def command_of(part, arguments, rows):
                 {"CLUSTERFUSION_LIBRARY": library, "CLUSTERFUSION_DEVICE": "cuda"})
     if "." not in script:
         return [str(arguments.build / "tests" / script), *rest], {}
-    command = [sys.executable, str(HERE / script), "--library", str(arguments.build / "libclusterfusion.so"), *rest]
+    preset = PRESETS.get(part.partition("-")[2])
+    library, own = (str(build / "libclusterfusion.so") for build in (arguments.build, arguments.build.parent / preset if preset else arguments.build))
+    command = [sys.executable, str(HERE / script), "--library", own, *(library if word == "BUILD" else word for word in rest)]
     return command + (["--rows", str(rows)] if script in WITH_ROWS else []), {}
 
 

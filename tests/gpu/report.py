@@ -26,11 +26,18 @@ def arguments_of(description, device=True):
     parser.add_argument("--library", required=True)
     if device:
         parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: what applies there, to try the suite itself")
+        parser.add_argument("--multiprocessors", type=int, default=0, metavar="N", help="the launches of a device with so many SMs")
+        parser.add_argument("--shared-memory-bytes", type=int, default=0, metavar="N", help="... and with so much shared memory for a CTA")
     parser.add_argument("--small", action="store_true", help="the default shapes; for ctest")
     parser.add_argument("--only", default="", metavar="WORDS", help="cases whose names have one of these words, separated by commas")
     parser.add_argument("--no-skips", action="store_true", help="a skipped case is a failure")
     parser.add_argument("--rows", metavar="FILE", help="the rows as JSON lines, too")
     return parser
+
+
+def limits_of(arguments):
+    """Options of a context for the device that is asked for."""
+    return dict(device_multiprocessors=arguments.multiprocessors, device_shared_memory_bytes=arguments.shared_memory_bytes)
 
 
 class Report:
