@@ -311,10 +311,11 @@ __device__ bool set_up() {
   for (int i = 0; i < p.ring; i++) ptx::barrier_init(&s.full[i], 1), ptx::barrier_init(&s.empty[i], kChunkReaders);
   for (int i = 0; i < kKvBuffers; i++) ptx::barrier_init(&s.kv_full[i], 1);
   ptx::fence_barrier_init();
+  DecodeAttention<D>::inbox().init();
   s.epoch = static_cast<int32_t>(p.state->epoch);
   s.step = s.draws = 0;
-  s.meeting = 0, s.failed = 0, s.announced = 0, s.done = 0;
-  s.last = {-1, 0, 0, 0, 0, 1};
+  s.meeting = 0, s.failed = 0, s.announced = 0, s.done = 0, s.near_taken = 0;
+  s.last = {-1, 0, 0, 0, 0, 1, -1, 0};
   s.steps_asked = p.n_steps;
   s.status = p.state->failed ? CF_ERROR_DEVICE_LOST : CF_OK;
   if (!p.sequence) {
@@ -343,8 +344,18 @@ __device__ bool set_up() {
   for (int slice = 0; slice <= p.down_slices; slice++) s.down_begin[slice] = slice * s.jobs[kJobDown].tiles / p.down_slices;
   s.embedding = p.addresses[p.n_layers], s.head = p.addresses[p.n_layers + 1], s.final_norm = p.addresses[p.n_layers + 2];
   s.group = p.n_heads / p.n_kv_heads;
-  s.complete = DecodeAttention<D>::complete_parts();
+  DecodeAttention<D>::plan_parts();
   return true;
+}
+
+// All threads of the CTA, and of its cluster, meet: after this others may put something in. No CTA ends before all have left.
+__device__ inline void meet_cluster() {
+  if (shared().params.cluster_size > 1) cluster_meet();
+  else __syncthreads();
+}
+__device__ inline void leave_cluster() {
+  __syncwarp();
+  if (shared().params.cluster_size > 1) cluster_leave();
 }
 
 template <int D, class Weight, int kRows>
@@ -359,10 +370,10 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) decode(const __grid_constan
   if (threadIdx.x == 0) s.go = set_up<D>();
   for (int i = threadIdx.x; i < p.n_layers; i += kDecodeThreads) {
     s.layers[i] = p.addresses[i];
-    s.turned[i] = static_cast<uint16_t>(turned_cta(i, kJobAttention));
+    s.turned[i] = static_cast<uint16_t>(turned_cluster(i, kJobAttention));
   }
   __syncthreads();
-  if (!s.go) return;
+  if (!s.go) return meet_cluster(), leave_cluster();
   for (int row = 0, last; row < p.n_rows; row = last + 1) {
     const int pages = pages_of(row, last);
     if (s.table_at[row] < 0) continue;
@@ -370,11 +381,12 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) decode(const __grid_constan
   }
   for (int i = threadIdx.x; i < (p.n_layers + 1) * kJobKinds; i += kDecodeThreads)
     s.runs[i] = run_of(static_cast<JobKind>(i % kJobKinds), i / kJobKinds);
-  __syncthreads();
+  meet_cluster();
   if (threadIdx.x < kProducts) multiply<D, Weight, kRows>();
   else if (threadIdx.x < kProducts + kGathers) gather<D, Weight, kRows>();
   else if (threadIdx.x == kProducts + kGathers) stream();
   else if (threadIdx.x == kProducts + kGathers + kWarpLanes && p.takes & kTakesAttention) DecodeAttention<D>::load_all();
+  leave_cluster();
 #endif
 }
 
