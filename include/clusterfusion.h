@@ -451,7 +451,9 @@ typedef struct cf_session_options {
   int32_t reserve;         /* 1 (default): take the whole capacity from the pool now, so that no step allocates or finds it full */
   int32_t page_tokens;     /* private pool: as in cf_kv_pool_options */
   cf_dtype kv_dtype;       /* private pool: as in cf_kv_pool_options */
-  int32_t cluster_size;    /* CUDA: CTAs per cluster; 0: chosen by the library */
+  int32_t cluster_size;    /* CUDA: CTAs per cluster, which hand each other parts of attention: 1, 2, 4, 8 or 16; the same bits with
+                              each; 0: chosen by the library. CF_ERROR_UNSUPPORTED if the device cannot place such clusters of the
+                              kernel, or a step of the model has work for fewer CTAs */
   void* stream;            /* CUDA: a cudaStream_t that outlives the session and that all its work is enqueued on;
                               NULL: the session makes one. NULL on the CPU */
 } cf_session_options;
@@ -460,7 +462,7 @@ CF_API cf_status cf_session_options_init(cf_session_options* options, size_t str
 /* All memory that the session needs is allocated here (pages as `reserve` says). CF_ERROR_NOT_LOADED until every layer and
  * the globals are loaded; CF_ERROR_CACHE_FULL if the pool cannot give what is to be reserved.
  *
- * On CUDA, for now: clusters of 1 (CF_ERROR_UNSUPPORTED). cf_decode_step and cf_decode_steps without outputs and taps only enqueue, with any
+ * On CUDA cf_decode_step and cf_decode_steps without outputs and taps only enqueue, with any
  * sampler, unless they were given a progress function or a cancellation; other calls return when their work is done. Prompts have kernels of
  * their own: what they leave in the cache and their logits are those of steps within the error of 16-bit activations, and the same bits however
  * a prompt is cut. Rows of cf_decode_positions and cf_decode_batch go through the model up to eight at a time.
@@ -659,7 +661,8 @@ CF_API cf_status cf_session_truncate(cf_session* session, int64_t position);
  * token that stood there, or this session's pending one, is its pending token; sampler and mask are this one's, a failed status is
  * not. The two share pages until one of them writes to a page that both hold, and takes a copy. options: as for
  * cf_session_create; the fork always lives in this session's pool, so pool must be NULL or that one, and page_tokens and kv_dtype
- * are not used; NULL: this session's capacity and reserve. With `reserve` the copies are provided for; without it a step that needs one may find the pool full.
+ * are not used; NULL: this session's capacity, reserve, launch mode and cluster size. With `reserve` the copies are provided for;
+ * without it a step that needs one may find the pool full.
  * CF_ERROR_CACHE_FULL if the pool cannot give what is to be reserved, or keep what is to be shared: a private pool has only room
  * for a fork if its session was created with reserve 0. */
 CF_API cf_status cf_session_fork(cf_session* session, int64_t position, const cf_session_options* options, cf_session** fork);

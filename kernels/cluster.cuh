@@ -74,11 +74,48 @@ __device__ inline void cluster_enter(ClusterBarriers* barriers, int n, int threa
   ptx::cluster_sync();
 #endif
 }
-__device__ inline void cluster_leave() {
+__device__ inline void cluster_meet() {
 #if __CUDA_ARCH__ >= 900
   ptx::cluster_sync();
 #endif
 }
+__device__ inline void cluster_leave() { cluster_meet(); }
+
+// A gathering to one CTA for which only that one waits: the others put in what they have and go on. All CTAs know what is put where. The
+// collectives above see to it by themselves, here the caller has to prove it: nobody puts in anything for the next gathering before all
+// threads of the CTA that gets it have used this one's. All threads of the kernel meet (cluster_meet) between init() and the first put(),
+// which is an illegal instruction in a launch without clusters.
+struct ClusterInbox {
+  uint64_t* full;  // in shared memory, at the same address in all CTAs
+
+  __device__ void init() const {  // one thread
+#if __CUDA_ARCH__ >= 900
+    ptx::barrier_init(full, 1);
+    ptx::fence_barrier_init_cluster();
+#endif
+  }
+  // To the same place, on 16 bytes, in the CTA `rank`.
+  __device__ void put(float* place, float4 quad, int rank) const {
+#if __CUDA_ARCH__ >= 900
+    const uint4 bits = {__float_as_uint(quad.x), __float_as_uint(quad.y), __float_as_uint(quad.z), __float_as_uint(quad.w)};
+    ptx::store_async(ptx::address_in_cta(ptx::shared_address(place), rank), bits, ptx::address_in_cta(ptx::shared_address(full), rank));
+#endif
+  }
+  // One thread of the CTA that gets `bytes` bytes says so once; each that uses them waits. `number`: of the CTA's gathering, from 0.
+  __device__ void expect(int bytes) const {
+#if __CUDA_ARCH__ >= 900
+    ptx::barrier_expect(full, static_cast<uint32_t>(bytes));
+#endif
+  }
+  template <class GiveUp>
+  __device__ bool wait(uint32_t number, GiveUp give_up) const {
+#if __CUDA_ARCH__ >= 900
+    for (uint32_t tries = 1; !ptx::barrier_passed_cluster(full, number & 1); tries++)
+      if (tries % 64 == 0 && give_up()) return false;
+#endif
+    return true;
+  }
+};
 
 // A thread's end of its role. kSize: CTAs of the cluster, a power of two, if it is known; 0: as launched; 1: local work alone is left.
 //

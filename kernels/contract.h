@@ -289,6 +289,8 @@ struct DecodeParams {
   int32_t activation_bytes;       // a multiple of 128
   int32_t scratch_bytes;          // of attention; a multiple of 128
   int32_t kv_buffers;             // 1 or 2
+  int32_t cluster_size;           // divides the CTAs
+  int32_t near_parts;             // of a key head that a CTA has room for, from its cluster; 0: none come that way
   uint64_t wait_limit_ns;
   BlockIo block;  // its layer is layer 0 of one
   DecodeRow rows[kMaxStepRows];
@@ -320,6 +322,15 @@ constexpr int kJobKinds = 6;
 // A part that a CTA attends to.
 struct PartItem {
   int32_t step, layer, row, kv_head, part, owned;  // owned 0: `row` is the first of the sequence; step -1: there is none any more
+  int32_t to;                                      // owned 0: the CTA of the cluster that gets the result; -1: it becomes words
+  int32_t near;                                    // owned 1: the parts that come from the cluster, the first ones
+};
+
+// How the parts of a layer are shared (decode_attention.cuh). The first clusters may own a head more than the others.
+struct PartPlan {
+  int32_t near[kMaxStepRows];    // complete parts of a key head that its owner's cluster attends to
+  int32_t far, far_of_first;     // the other complete ones, of all heads; how many of them the first clusters attend to
+  int32_t clusters, first_ctas;  // CTAs of the first clusters
 };
 
 // Units first .. end - 1 of a job are this CTA's.
@@ -327,15 +338,17 @@ struct Run {
   uint16_t first, end;
 };
 
-// Dynamic shared memory of decode.cuh: this, `ring` chunks, the activations, attention's scratch, its keys and values.
+// Dynamic shared memory of decode.cuh: this, `ring` chunks, the activations, attention's scratch, its keys and values, parts from the cluster.
 struct DecodeShared {
   DecodeParams params;  // a copy: functions that are not inlined would read the kernel's own through memory
   uint64_t full[kMaxRing], empty[kMaxRing];
   volatile int32_t laps[kMaxRing];  // of the ring, in which what is in a slot, or on its way there, was asked for
-  uint64_t kv_full[kKvBuffers];
+  uint64_t kv_full[kKvBuffers], near_full;
   PartItem items[kItems], current, last;  // last: of those that were computed
-  int32_t same_query;                     // 1: `current` has that of `last`
-  volatile int32_t announced, done;       // items, ever: known; computed
+  PartPlan plan;
+  int32_t same_query;                // 1: `current` has that of `last`
+  uint32_t near_taken;               // how often parts came from the cluster, ever
+  volatile int32_t announced, done;  // items, ever: known; computed
   DecodeSequence sequence;
   const char *layers[kMaxDecodeLayers], *embedding, *head, *final_norm;
   JobShape jobs[kJobKinds];
@@ -365,7 +378,7 @@ struct DecodeShared {
   int32_t down_begin[kMaxDownSlices + 1];  // tiles before each slice of MLP-down
   int32_t has_head;                        // 1: logits are wanted
   int32_t group, complete;                 // heads of a key head; complete parts of attention, over all sequences and key heads
-  uint16_t turned[kMaxDecodeLayers];       // this CTA among all in a layer's attention
+  uint16_t turned[kMaxDecodeLayers];       // this cluster among all in a layer's attention
   volatile int32_t meeting, failed;
 };
 
@@ -378,6 +391,9 @@ CF_BOTH constexpr int64_t kv_buffer_bytes(int64_t head_dim) { return 2 * kPartTo
 CF_BOTH constexpr int64_t scratch_floats(int64_t group, int64_t head_dim, int64_t rotary_dim, int rows) {
   return group * head_dim + 2 * kGatherWarps * head_dim + group * kMaxLocalParts * (head_dim + 4) + kPartsAtOnce * (head_dim + 4) + rotary_dim * rows;
 }
+
+// A partial result in shared memory: maximum, denominator, padding, values.
+CF_BOTH constexpr int64_t near_part_bytes(int64_t group, int64_t head_dim) { return group * (head_dim + 4) * static_cast<int64_t>(sizeof(float)); }
 
 // The kernels, for launching: convert.cu.
 const void* convert_kernel();

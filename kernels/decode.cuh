@@ -318,12 +318,13 @@ __device__ bool set_up() {
   }
   for (int i = 0; i < kKvBuffers; i++) ptx::barrier_init(&s.kv_full[i], ptx::kCopyLanes);
   ptx::fence_barrier_init();
+  DecodeAttention<D>::inbox().init();
   const uint32_t epoch = p.state->epoch, failed = p.state->failed;
   const BlockEntry entry = p.block.part != kNoBlock ? block_entry() : BlockEntry{};  // on its way together with these
   s.epoch = static_cast<int32_t>(epoch);
   s.step = s.draws = 0;
-  s.meeting = 0, s.failed = 0, s.announced = 0, s.done = 0;
-  s.last = {-1, 0, 0, 0, 0, 1};
+  s.meeting = 0, s.failed = 0, s.announced = 0, s.done = 0, s.near_taken = 0;
+  s.last = {-1, 0, 0, 0, 0, 1, -1, 0};
   s.steps_asked = p.n_steps;
   s.status = failed ? CF_ERROR_DEVICE_LOST : CF_OK;
   if (p.block.part != kNoBlock) {
@@ -353,8 +354,18 @@ __device__ bool set_up() {
   for (int kind = 0; kind < kJobKinds; kind++) s.jobs[kind] = shape_of(D, static_cast<JobKind>(kind));
   for (int slice = 0; slice <= p.down_slices; slice++) s.down_begin[slice] = slice * s.jobs[kJobDown].tiles / p.down_slices;
   s.group = p.n_heads / p.n_kv_heads;
-  s.complete = DecodeAttention<D>::complete_parts();
+  DecodeAttention<D>::plan_parts();
   return true;
+}
+
+// All threads of the CTA, and of its cluster, meet: after this others may put something in. No CTA ends before all have left.
+__device__ inline void meet_cluster() {
+  if (shared().params.cluster_size > 1) cluster_meet();
+  else __syncthreads();
+}
+__device__ inline void leave_cluster() {
+  __syncwarp();
+  if (shared().params.cluster_size > 1) cluster_leave();
 }
 
 template <int D, class Weight, int kRows>
@@ -368,11 +379,11 @@ __global__ void __launch_bounds__(kDecodeThreads, kCtasOfSm) decode(const __grid
   if (threadIdx.x == 0) s.go = set_up<D>();
   for (int i = kDecodeThreads - 1 - threadIdx.x; i < p.n_layers + 3; i += kDecodeThreads) {  // while thread 0 sets up
     const char* const address = p.addresses[i];
-    if (i < p.n_layers) s.layers[i] = address, s.turned[i] = static_cast<uint16_t>(turned_cta(i, kJobAttention));
+    if (i < p.n_layers) s.layers[i] = address, s.turned[i] = static_cast<uint16_t>(turned_cluster(i, kJobAttention));
     else (i == p.n_layers ? s.embedding : i == p.n_layers + 1 ? s.head : s.final_norm) = address;
   }
   __syncthreads();
-  if (!s.go) return;
+  if (!s.go) return meet_cluster(), leave_cluster();
   for (int row = 0, last; row < p.n_rows; row = last + 1) {
     const int pages = pages_of(row, last);
     if (s.table_at[row] < 0) continue;
@@ -381,12 +392,13 @@ __global__ void __launch_bounds__(kDecodeThreads, kCtasOfSm) decode(const __grid
   }
   for (int i = threadIdx.x; i < (p.n_layers + 1) * kJobKinds; i += kDecodeThreads)
     s.runs[i] = run_of(static_cast<JobKind>(i % kJobKinds), i / kJobKinds);
-  __syncthreads();
+  meet_cluster();
   const int copies = static_cast<int>(threadIdx.x) - kProducts - kGathers;  // this thread of those that copy
   if (threadIdx.x < kProducts) multiply<D, Weight, kRows>();
   else if (copies < 0) gather<D, Weight, kRows>();
   else if (copies < ptx::kCopyLanes) stream();
   else if (copies >= kWarpLanes && copies < kWarpLanes + ptx::kCopyLanes && p.takes & kTakesAttention) DecodeAttention<D>::load_all();
+  leave_cluster();
 }
 
 template <int D>

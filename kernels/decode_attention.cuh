@@ -1,12 +1,14 @@
-// Attention of the rows of a decode step, by the gathering warps. Cached positions are cut into parts of kPartTokens. Parts that were
-// complete before the launch go to whichever CTA's turn it is; the positions behind them belong to the owner of a row and key head, who
-// appends what is new and adds all parts up in order. All parts are computed alike, so neither where the border lies nor how many
-// CTAs there are shows in the result.
+// Attention of the rows of a decode step, by the gathering warps. Cached positions are cut into parts of kPartTokens. Of those that were
+// complete before the launch the CTAs of the owner's cluster take the first ones, as many as are their share of the work, and hand them
+// on through distributed shared memory; the others go to whichever CTA's turn it is, and come as words. The positions behind them belong
+// to the owner of a row and key head, who appends what is new and adds all parts up in order. All parts are computed alike, so neither where
+// the borders lie nor how many CTAs there are, or in which clusters, shows in the result.
 //
 // Keys and values of a part are copied into buffers of their own, asked for a part ahead: they do not depend on what the other CTAs do. What
 // an earlier step of this launch appended, this CTA wrote; what this step appends goes straight into the buffer.
 #pragma once
 
+#include "cluster.cuh"
 #include "decode_gather.cuh"
 #include "numbers.cuh"
 #include "ring.cuh"
@@ -62,40 +64,98 @@ struct DecodeAttention {
     return page * row.page_bytes + static_cast<int64_t>(vector * kKvUnitBytes);
   }
 
-  // Calls visit for the parts that this CTA attends to in a layer of a step, in order, until it is false. First its share of the complete
-  // ones, for which others wait, sequence by sequence and head by head, so that parts of one query come together; then those of the rows
-  // and key heads that it owns.
-  template <class Visit>
-  static __device__ bool each_part(int step, int layer, Visit visit) {
-    const DecodeShared& s = shared();
-    const DecodeParams& p = s.params;
-    const int ctas = static_cast<int>(gridDim.x), cta = s.turned[layer];
-    if (s.complete > 0) {
-      const int end = static_cast<int>(static_cast<int64_t>(s.complete) * (cta + 1) / ctas);
-      int number = static_cast<int>(static_cast<int64_t>(s.complete) * cta / ctas), before = 0;
-#pragma unroll 1
-      for (int row = 0; row < p.n_rows && number < end; row++) {
-        if (p.rows[row].first != row) continue;
-        const int parts = s.parts[row], all = parts * p.n_kv_heads;
-        if (number < before + all) {
-          int kv_head = (number - before) / parts, part = number - before - kv_head * parts;
-#pragma unroll 1
-          for (; number < min(end, before + all); number++) {
-            if (!visit(PartItem{step, layer, row, kv_head, part, 0})) return false;
-            if (++part == parts) part = 0, kv_head++;
-          }
-        }
-        before += all;
+  // The parts that this CTA attends to in a layer of a step, in order, run by run: first those for which others wait. Rows and key heads are
+  // numbered; cluster c of n owns c, c + n, ..., and its CTAs own these in turn.
+  struct Parts {
+    int step, layer;
+    int far, end_of_far;  // number among all heads' far parts
+    int turn, owned;      // of the cluster's CTAs whose near parts come next; number of a row and key head
+
+    __device__ Parts(int of_step, int of_layer) : step(of_step), layer(of_layer), turn(1) {
+      const DecodeShared& s = shared();
+      const int size = s.params.cluster_size, cluster = s.turned[layer], rank = static_cast<int>(blockIdx.x) % size, cta = cluster * size + rank;
+      const bool first = cta < s.plan.first_ctas;
+      const int ctas = first ? s.plan.first_ctas : static_cast<int>(gridDim.x) - s.plan.first_ctas, place = first ? cta : cta - s.plan.first_ctas;
+      const int before = first ? 0 : s.plan.far_of_first, all = first ? s.plan.far_of_first : s.plan.far - s.plan.far_of_first;
+      far = before, end_of_far = before;
+      if (all > 0) {
+        far += static_cast<int>(static_cast<int64_t>(all) * place / ctas);
+        end_of_far += static_cast<int>(static_cast<int64_t>(all) * (place + 1) / ctas);
       }
+      owned = cluster + s.plan.clusters * rank;
     }
-#pragma unroll 1
-    for (int number = cta; number < p.n_rows * p.n_kv_heads; number += ctas) {
-      const int row = number / p.n_kv_heads, kv_head = number - row * p.n_kv_heads;
-#pragma unroll 1
-      for (int part = s.parts[p.rows[row].first]; part * kPartTokens <= p.rows[row].position + step; part++)
-        if (!visit(PartItem{step, layer, row, kv_head, part, 1})) return false;
+    // The next run begins with `item`; parts before `end` are in it. False: there is none.
+    __device__ bool next(PartItem& item, int& end) {
+      if (far < end_of_far) return next_far(item, end);
+      const DecodeShared& s = shared();
+      const DecodeParams& p = s.params;
+      const int all = p.n_rows * p.n_kv_heads, size = p.cluster_size;
+      // The share in the parts of the cluster's heads, this CTA's own last. A head's owner has a part of its own besides, which counts as one
+      // before the first.
+      for (; s.plan.far < s.complete && turn <= size; turn++) {
+        const int rank = static_cast<int>(blockIdx.x) % size, owner = (rank + turn) % size, from_owner = size - turn;
+        const int number = s.turned[layer] + s.plan.clusters * owner;
+        if (number >= all) continue;
+        const int row = number / p.n_kv_heads, parts = s.plan.near[row] + 1;
+        const int first = max((parts * from_owner + size - 1) / size - 1, 0);
+        end = (parts * (from_owner + 1) + size - 1) / size - 1;
+        if (first >= end) continue;
+        item = {step, layer, row, number - row * p.n_kv_heads, first, 0, owner, 0};
+        turn++;
+        return true;
+      }
+      if (owned >= all) return false;
+      const int row = owned / p.n_kv_heads;
+      item = {step, layer, row, owned - row * p.n_kv_heads, s.parts[p.rows[row].first], 1, -1, s.plan.near[row]};
+      end = (p.rows[row].position + step) / kPartTokens + 1;
+      owned += static_cast<int>(gridDim.x);
+      return true;
     }
-    return true;
+    // Sequence by sequence and head by head, so that parts of one query come together.
+    __device__ bool next_far(PartItem& item, int& end) {
+      const DecodeShared& s = shared();
+      const DecodeParams& p = s.params;
+      int row = 0, before = 0, parts, of_row;
+#pragma unroll 1
+      for (;; row++, before += of_row) {
+        parts = p.rows[row].first == row ? s.parts[row] - s.plan.near[row] : 0, of_row = parts * p.n_kv_heads;
+        if (far < before + of_row) break;
+      }
+      const int kv_head = (far - before) / parts, part = far - before - kv_head * parts, count = min(parts - part, end_of_far - far);
+      item = {step, layer, row, kv_head, s.plan.near[row] + part, 0, -1, 0};
+      end = item.part + count;
+      far += count;
+      return true;
+    }
+  };
+
+  // Sets s.complete and s.plan, for one thread.
+  static __device__ void plan_parts() {
+    DecodeShared& s = shared();
+    const DecodeParams& p = s.params;
+    PartPlan& plan = s.plan;
+    const int ctas = static_cast<int>(gridDim.x), size = p.cluster_size, clusters = ctas / size;
+    const int all = p.n_rows * p.n_kv_heads, owned = min(all, ctas), of_cluster = (owned + clusters - 1) / clusters, first = owned % clusters;
+    s.complete = complete_parts();
+    plan.clusters = clusters, plan.first_ctas = first * size;
+    // The busiest CTA has at least this many parts, if every head has one behind the complete ones: a cluster has time for so many of its heads'.
+    const int busiest = (s.complete + all + ctas - 1) / ctas;
+    const int most = min(max(size * busiest - (all + clusters - 1) / clusters, 0) / of_cluster, p.takes & kTakesCombine ? p.near_parts : 0);
+    int near = 0, sequences = 0;
+#pragma unroll 1
+    for (int row = 0; row < p.n_rows; row++) {
+      const bool begins = p.rows[row].first == row, alone = begins && (row + 1 == p.n_rows || p.rows[row + 1].first != row);
+      // Rows of a sequence have different owners, and a CTA has room for parts of one head.
+      plan.near[row] = alone && (row + 1) * p.n_kv_heads <= ctas ? min(s.parts[row], most) : 0;
+      near += plan.near[row] * p.n_kv_heads, sequences += begins;
+    }
+    plan.far = s.complete - near;
+    // The first clusters get so many of the far parts that all have about the same work. With several rows of a sequence a complete part is
+    // that of all, and what owners have besides is little.
+    const int behind = sequences == p.n_rows ? owned : 0, heads_of_first = first * (owned / clusters + 1);
+    const float share = static_cast<float>(s.complete + behind) * static_cast<float>(first) / static_cast<float>(clusters);
+    const float has = static_cast<float>(near + behind) * static_cast<float>(heads_of_first) / static_cast<float>(owned);
+    plan.far_of_first = min(max(static_cast<int>(share - has), 0), plan.far);
   }
   static __device__ int complete_parts() {
     const DecodeShared& s = shared();
@@ -105,6 +165,13 @@ struct DecodeAttention {
       if (s.params.rows[row].first == row) parts += s.parts[row];
     return parts * s.params.n_kv_heads;
   }
+
+  // The first parts of each head of a group, from the cluster: [group, near_parts, kVector].
+  static __device__ float* near_part(int in_group, int part) {
+    const DecodeParams& p = shared().params;
+    return reinterpret_cast<float*>(kv_memory() + p.kv_buffers * static_cast<int>(kv_buffer_bytes(D))) + (in_group * p.near_parts + part) * kVector;
+  }
+  static __device__ ClusterInbox inbox() { return {&shared().near_full}; }
 
   static __device__ char* buffer(int number) { return kv_memory() + number * static_cast<int>(kv_buffer_bytes(D)); }
   static __device__ char* vector_in(int number, int kv, int token) { return buffer(number) + (kv * kPartTokens + token) * 2 * D; }
@@ -168,10 +235,17 @@ struct DecodeAttention {
     for (int step = 0; step < p.n_steps && going; step++) {
       const int first_of_step = asked;
 #pragma unroll 1
-      for (int layer = p.first_layer; layer < min(p.end_layer, p.n_layers) && going; layer++)
-        going = each_part(step, layer, [&](const PartItem& item) { return load(item, first_of_step); });
+      for (int layer = p.first_layer; layer < min(p.end_layer, p.n_layers) && going; layer++) {
+        Parts parts(step, layer);
+        PartItem item;
+        int end;
+#pragma unroll 1
+        while (going && parts.next(item, end))
+#pragma unroll 1
+          for (; going && item.part < end; item.part++) going = load(item, first_of_step);
+      }
     }
-    if (going) announce({-1, 0, 0, 0, 0, 0});
+    if (going) announce({-1, 0, 0, 0, 0, 0, -1, 0});
     // Nothing may still be on its way when the CTA ends.
     for (int i = max(0, asked - p.kv_buffers); i < asked; i++) wait_part(i);
   }
@@ -400,6 +474,32 @@ struct DecodeAttention {
     for (int i = 0; i < kValues; i++) publish_values(to + 1, i, __float_as_uint(partial.value[i]), epoch);
   }
 
+  // To the CTA of the cluster that owns the head.
+  static __device__ void put_partial(int in_group, int part, const Partial& partial) {
+    const int to = shared().current.to;
+    float* const place = near_part(in_group, part);
+    if (gather_thread() == 0) inbox().put(place, {partial.max, partial.denominator, 0, 0}, to);
+#pragma unroll
+    for (int i = 0; i < kValues; i++) {
+      if (!has_value(i)) break;
+      float4 quad = {partial.value[i]};
+      quad.y = __shfl_down_sync(0xffffffffu, quad.x, 1), quad.z = __shfl_down_sync(0xffffffffu, quad.x, 2),
+      quad.w = __shfl_down_sync(0xffffffffu, quad.x, 3);
+      if (value_at(i) % 4 == 0 && value_at(i) < D) inbox().put(place + 4 + value_at(i), quad, to);
+    }
+  }
+  // Until the first `parts` parts of all heads of the group are there. They stay until this CTA has published the sums: who puts in those of the next
+  // layer has read queries made of the stream, which follows, over every head, from such sums.
+  static __device__ void wait_near(int parts) {
+    const DecodeShared& s = shared();
+    if (gather_thread() == 0) inbox().expect(parts * static_cast<int>(near_part_bytes(s.group, D)));
+    uint64_t since = 0;
+    inbox().wait(s.near_taken, [&] {
+      if (since == 0) since = ptx::wall_clock_ns();
+      return gave_up(since);
+    });
+  }
+
   static __device__ uint4* partial_at(int row, int head, int part) {
     const DecodeParams& p = shared().params;
     return p.words.partials + (static_cast<int64_t>(row * p.n_heads + head) * p.max_parts + part) * partial_words(D);
@@ -418,7 +518,9 @@ struct DecodeAttention {
       for (int h = 0; h < group; h++, flip ^= 1) {
         attend_part<Kv>(buffer_number, h, kPartTokens, flip);
         gathers_sync();
-        publish_partial(row, task.kv_head * group + h, task.part, add_warps(flip), epoch);
+        const Partial partial = add_warps(flip);
+        if (shared().current.to >= 0) put_partial(h, task.part, partial);
+        else publish_partial(row, task.kv_head * group + h, task.part, partial, epoch);
       }
     }
   }
@@ -453,11 +555,14 @@ struct DecodeAttention {
         if (value_at(i) < D) to[4 + value_at(i)] = partial.value[i];
     }
     if (part < last_part || last_part == 0 || !(p.takes & kTakesCombine)) return;
+    const int near = shared().current.near;
+    if (near > 0) wait_near(near);
 #pragma unroll 1
     for (int h = 0; h < group; h++) {
       const int head = task.kv_head * group + h;
-      publish_head(layer, task.row, head, add_parts(h, task.row, head, complete, last_part, epoch), epoch, Weight());
+      publish_head(layer, task.row, head, add_parts(h, task.row, head, near, complete, last_part, epoch), epoch, Weight());
     }
+    if (near > 0 && gather_thread() == 0) shared().near_taken++;  // all have waited: they have met since
   }
 
   // The sums of the heads that this CTA owns, from words that an earlier launch left.
@@ -467,17 +572,18 @@ struct DecodeAttention {
     const DecodeParams& p = s.params;
     const int group = s.group;
 #pragma unroll 1
-    for (int number = s.turned[layer]; number < p.n_rows * p.n_kv_heads; number += static_cast<int>(gridDim.x)) {
+    for (int number = static_cast<int>(blockIdx.x); number < p.n_rows * p.n_kv_heads; number += static_cast<int>(gridDim.x)) {
       const int row = number / p.n_kv_heads, first_head = (number - row * p.n_kv_heads) * group, last_part = position_of(row) / kPartTokens;
 #pragma unroll 1
       for (int head = first_head; head < first_head + group; head++)
-        publish_head(layer, row, head, add_parts(0, row, head, last_part + 1, last_part, epoch), epoch, Weight());
+        publish_head(layer, row, head, add_parts(0, row, head, 0, last_part + 1, last_part, epoch), epoch, Weight());
     }
   }
 
  private:
-  // All parts of a head, added up in order, kPartsAtOnce at a time: those before `complete` come as words, the others are in `local`.
-  static __device__ Partial add_parts(int in_group, int row, int head, int complete, int last_part, uint32_t epoch) {
+  // All parts of a head, added up in order, kPartsAtOnce at a time: those before `near` have come from the cluster, those before `complete`
+  // come as words, the others are in `local`.
+  static __device__ Partial add_parts(int in_group, int row, int head, int near, int complete, int last_part, uint32_t epoch) {
     const Scratch scratch;
     const float* const local = scratch.local + in_group * kMaxLocalParts * kVector;
     Partial sum = {-INFINITY, 0, {}};
@@ -485,9 +591,10 @@ struct DecodeAttention {
 #pragma unroll 1
     for (int first = 0; first <= last_part; first += kPartsAtOnce) {
       const int count = min(kPartsAtOnce, last_part + 1 - first), words = min(count, complete - first) * partial_words(D);
+      const int first_word = max(near - first, 0) * partial_words(D);
       gathers_sync();  // local results are there; those of the last round were read
 #pragma unroll 1
-      for (int at = gather_thread(); at < words; at += 4 * kGathers) {
+      for (int at = first_word + gather_thread(); at < words; at += 4 * kGathers) {
         uint4 word[4];
         read_words<4>(
             base + first * partial_words(D), epoch, [&](int j) { return at + j * kGathers; }, [&](int j) { return at + j * kGathers < words; }, word);
@@ -506,9 +613,11 @@ struct DecodeAttention {
           }
         }
       }
-      if (words > 0) gathers_sync();
+      if (words > first_word) gathers_sync();
       const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
-      const auto part_at = [&](int i) { return first + i < complete ? scratch.parts + i * kVector : local + (first + i - complete) * kVector; };
+      const float *const of_cluster = near_part(in_group, first), *const of_words = scratch.parts,
+                         *const of_cta = local + (first - complete) * kVector;
+      const auto part_at = [&](int i) { return (first + i < near ? of_cluster : first + i < complete ? of_words : of_cta) + i * kVector; };
       const float* const mine = part_at(min(lane, count - 1));
       float both = lane < count ? mine[0] : -INFINITY;
       const float of_part = both;

@@ -30,9 +30,14 @@ __device__ inline JobShape shape_of(int head_dim, JobKind kind) {
   }
 }
 
-// This CTA among all, in a layer: which one takes what changes from layer to layer, so that none has always the longer runs.
-__device__ inline int turned_cta(int layer, int phase) {  // primes: the longer runs come round all CTAs
-  return (static_cast<int>(blockIdx.x) + layer * 41 + phase * 17) % static_cast<int>(gridDim.x);
+// This CTA, or cluster, among all, in a layer: which one takes what changes from layer to layer, so that none has always the longer runs.
+__device__ inline int turned(int number, int of, int layer, int phase) {  // primes: the longer runs come round all
+  return (number + layer * 41 + phase * 17) % of;
+}
+__device__ inline int turned_cta(int layer, int phase) { return turned(static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), layer, phase); }
+__device__ inline int turned_cluster(int layer, int phase) {
+  const int size = shared().params.cluster_size;
+  return turned(static_cast<int>(blockIdx.x) / size, static_cast<int>(gridDim.x) / size, layer, phase);
 }
 
 // CTAs are dealt the units of a job in runs of equal length, within one slice where there are enough CTAs, so that a CTA needs few

@@ -8,7 +8,7 @@
 
 namespace cf::gpu {
 
-extern __shared__ __align__(128) char decode_memory[];  // DecodeShared, the ring, activations, attention's scratch, its keys and values
+extern __shared__ __align__(128) char decode_memory[];  // DecodeShared, the ring, activations, attention's scratch, its keys and values, near parts
 
 __device__ __forceinline__ DecodeShared& shared() { return *reinterpret_cast<DecodeShared*>(decode_memory); }
 __device__ __forceinline__ char* chunk_at(int slot) { return decode_memory + kDecodeSharedBytes + slot * kRingChunkBytes; }

@@ -212,6 +212,7 @@ cf_session_options Session::options_for_fork() const {
   o.capacity_tokens = capacity_;
   o.reserve = reserve_;
   o.launch_mode = launch_mode_;
+  o.cluster_size = cluster_size();
   return o;
 }
 
@@ -279,7 +280,7 @@ void Session::restore(const SessionState& state, const Sampler& sampler,
 void Session::query(cf_session_info& info) const {
   InCall guard(*this);
   info.launch_mode = launch_mode_;
-  info.cluster_size = 1;
+  info.cluster_size = cluster_size();
   info.page_tokens = pool_->page_tokens();
   info.kv_dtype = pool_->kv_dtype();
   info.position = known_position();

@@ -60,7 +60,7 @@ class Session {
   bool fetch(bool wait, cf_result& result, std::string& sentence);
   virtual size_t tokens(int64_t from, int32_t* out, size_t capacity) const = 0;  // any thread
   void query(cf_session_info& info) const;
-  cf_session_options options_for_fork() const;  // this session's capacity, reserve and launch mode
+  cf_session_options options_for_fork() const;  // this session's capacity, reserve, launch mode and clusters
   std::unique_ptr<Session> fork(int64_t position, const cf_session_options& options);
   std::unique_ptr<Graph> capture(const cf_graph_options& options);
   void launch(Graph& graph);
@@ -97,6 +97,7 @@ class Session {
   virtual SessionState state() const = 0;                         // once settled
   virtual void set_state(const SessionState& state) = 0;
   virtual uint64_t workspace_bytes() const = 0;
+  virtual int32_t cluster_size() const { return 1; }
 
   // Makes the pages of positions first .. first + count - 1 ready to be written; false if the pool has no room.
   bool open_pages(int64_t first, int64_t count);

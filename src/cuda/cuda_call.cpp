@@ -72,18 +72,45 @@ void prepare_kernel(Context& context, const void* kernel, int threads, uint64_t 
   if (ctas_per_sm < 1) fail(CF_ERROR_UNSUPPORTED, what, " does not fit an SM of this device");
 }
 
+int clusters_at_once(Context& context, const void* kernel, int cluster_size, int threads, uint64_t shared_bytes) {
+  const auto check = [&](cudaError_t error) { check_cuda(&context, error, "prepare a kernel"); };
+  int ordinal = 0, has_clusters = 0, clusters = 0;
+  check(cudaGetDevice(&ordinal));
+  check(cudaDeviceGetAttribute(&has_clusters, cudaDevAttrClusterLaunch, ordinal));
+  if (!has_clusters) return 0;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {unsigned(cluster_size), 1, 1};
+  cudaLaunchConfig_t launch = {};
+  launch.gridDim = dim3(unsigned(cluster_size));
+  launch.blockDim = dim3(unsigned(threads));
+  launch.dynamicSmemBytes = size_t(shared_bytes);
+  launch.attrs = &cluster;
+  launch.numAttrs = 1;
+  const cudaError_t error = cudaOccupancyMaxActiveClusters(&clusters, kernel, &launch);
+  if (error == cudaErrorInvalidClusterSize) {
+    cudaGetLastError();
+    return 0;
+  }
+  check(error);
+  return clusters;
+}
+
 void launch_kernel(Context& context, const void* kernel, int n_ctas, int threads, uint64_t shared_bytes, bool together, cudaStream_t stream,
-                   void* params, const char* doing) {
-  cudaLaunchAttribute cooperative = {};
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = together;
+                   void* params, const char* doing, int cluster_size) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeCooperative;
+  attributes[0].val.cooperative = together;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {unsigned(cluster_size), 1, 1};
   cudaLaunchConfig_t launch = {};
   launch.gridDim = dim3(unsigned(n_ctas));
   launch.blockDim = dim3(unsigned(threads));
   launch.dynamicSmemBytes = size_t(shared_bytes);
   launch.stream = stream;
-  launch.attrs = &cooperative;
-  launch.numAttrs = 1;
+  launch.attrs = attributes;
+  launch.numAttrs = cluster_size > 1 ? 2 : 1;  // devices before 9.0 know nothing of clusters
   void* arguments[] = {params};
   check_cuda(&context, cudaLaunchKernelExC(&launch, kernel, arguments), doing);
 }

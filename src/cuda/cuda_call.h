@@ -14,9 +14,11 @@ void check_cuda(Context* context, cudaError_t error, const char* doing);
 // Sets a kernel up for launches with `shared_bytes` of dynamic shared memory, out of the device's `shared_limit_bytes`; `what` completes
 // "... does not fit an SM of this device". The limit belongs to the kernel, which models of several sizes share, so it is the device's.
 void prepare_kernel(Context& context, const void* kernel, int threads, uint64_t shared_bytes, uint64_t shared_limit_bytes, const char* what);
+// How many clusters of a prepared kernel run at once; 0: the device has no clusters of that size.
+int clusters_at_once(Context& context, const void* kernel, int cluster_size, int threads, uint64_t shared_bytes);
 // Enqueues a launch; together: of CTAs that all run at once, since they wait for each other. `params` is the kernel's only argument.
 void launch_kernel(Context& context, const void* kernel, int n_ctas, int threads, uint64_t shared_bytes, bool together, cudaStream_t stream,
-                   void* params, const char* doing);
+                   void* params, const char* doing, int cluster_size = 1);
 
 bool is_capturing(Context& context, cudaStream_t stream);
 // Throws CF_ERROR_INVALID_ARGUMENT on a stream that is being captured; `what` completes "... on a stream that is being captured".

@@ -45,6 +45,7 @@ class CudaSession : private PinnedLog, public HostSession {
   void sampler_changed() override;
   std::unique_ptr<Graph> capture_steps(int64_t n_steps) override;
   uint64_t workspace_bytes() const override { return layout_.end; }
+  int32_t cluster_size() const override { return shape_.cluster_size; }
 
  private:
   class CapturedSteps;
@@ -75,8 +76,8 @@ class CudaSession : private PinnedLog, public HostSession {
   void check(cudaError_t error, const char* doing) const;
 
   const CudaDevice device_;
-  const DecodeShape shape_;
-  const DecodeLayout layout_;
+  DecodeShape shape_;          // as the constructor leaves it
+  const DecodeLayout layout_;  // has room for the launches of any clusters
   const Prefill prefill_;
   const std::shared_ptr<PrefillMemory> prefill_memory_;
   Buffer memory_;

@@ -1,6 +1,7 @@
 #include "cuda/decode.h"
 
 #include <algorithm>
+#include <bit>
 #include <span>
 
 #include "checked.h"
@@ -34,11 +35,23 @@ int row_size(int rows) {
 // Units of a job are counted in 16 bits, and 2^16 times what a warp has of the vocabulary in 32 (kernels/decode_sample.cuh).
 constexpr int32_t kMaxVocab = 524288;
 
+// CTAs per cluster of a session that asks for no size: 2, 4 and 8 were slower on an H100.
+constexpr int32_t kClusterSize = 1;
+// Parts of attention that a CTA shall have room for, from its cluster, even if the ring becomes a chunk shorter.
+constexpr int32_t kNearParts = 16;
+
 // Shared memory of a launch: whole chunks, activations, attention's scratch, the rest.
 struct SharedMemory {
-  int32_t ring, activation_bytes, scratch_bytes, kv_buffers;
+  int32_t ring, activation_bytes, scratch_bytes, kv_buffers, near_parts = 0;
   uint32_t total;
 
+  SharedMemory(const cf_model_config& c, const DecodeShape& shape, int rows, uint64_t limit) : SharedMemory(c, shape.down_slices, rows, limit) {
+    if (shape.cluster_size == 1) return;
+    const int64_t part = gpu::near_part_bytes(c.n_heads / c.n_kv_heads, c.head_dim);
+    if (int64_t(limit) - total < kNearParts * part && ring > kLongRing) ring--, total -= gpu::kRingChunkBytes;
+    near_parts = int32_t((int64_t(limit) - total) / part);
+    total += uint32_t(near_parts * part);
+  }
   SharedMemory(const cf_model_config& c, int32_t down_slices, int rows, uint64_t limit) {
     const int64_t tiles = gpu::tiles_of(c.intermediate_size), slice = (tiles + down_slices - 1) / down_slices * gpu::kTileRows;
     const int64_t longest = std::max({int64_t(c.hidden_size), q_size(c), slice});
@@ -91,6 +104,7 @@ DecodeShape::DecodeShape(const cf_model_config& c, const CudaDevice& device) {
   // Every CTA needs a unit of MLP-down (kernels/words.cuh).
   n_ctas = int32_t(std::min<int64_t>(device.multiprocessors, gpu::tiles_of(c.hidden_size) * down_slices));
   qkv_ctas = qkv_ctas_of(c, n_ctas);
+  cluster_size = 1;
   max_rows = 0;
   for (int rows : kRowSizes)
     if (SharedMemory(c, down_slices, rows, device.shared_memory_bytes).ring >= (rows == 1 ? 1 : kRowsRing)) max_rows = rows;
@@ -134,6 +148,26 @@ gpu::DecodeWords DecodeLayout::words_in(std::byte* memory) const {
   return {at(hidden), at(middle), at(qkv), at(activation), at(down), at(heads), at(partials), at(votes), at(rounds)};
 }
 
+DecodeShape in_clusters(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, int32_t cluster_size,
+                        const CudaDevice& device) {
+  if (cluster_size == 0) cluster_size = kClusterSize;
+  if (cluster_size == 1) return shape;
+  if (!std::has_single_bit(uint32_t(cluster_size)))
+    fail(CF_ERROR_UNSUPPORTED, "cluster_size is ", cluster_size, "; sessions on CUDA need 1, 2, 4, 8 or 16, or 0");
+  DecodeShape clustered = shape;
+  clustered.cluster_size = cluster_size;
+  int32_t clusters = shape.n_ctas / cluster_size;
+  if (clusters == 0) fail(CF_ERROR_UNSUPPORTED, "cluster_size is ", cluster_size, "; a step of this model has work for ", shape.n_ctas, " CTAs");
+  for (int rows : kRowSizes)
+    if (rows <= shape.max_rows)
+      clusters = std::min(clusters, clusters_at_once(context, decode_kernel(config.head_dim, weight_dtype, rows), cluster_size, gpu::kDecodeThreads,
+                                                     SharedMemory(config, clustered, rows, device.shared_memory_bytes).total));
+  if (clusters == 0) fail(CF_ERROR_UNSUPPORTED, "cluster_size is ", cluster_size, "; this device cannot place so many CTAs of a step together");
+  clustered.n_ctas = clusters * cluster_size;
+  clustered.qkv_ctas = qkv_ctas_of(config, clustered.n_ctas);
+  return clustered;
+}
+
 void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, const CudaDevice& device) {
   uint32_t most = 0;
   for (int rows : kRowSizes)
@@ -163,7 +197,7 @@ gpu::DecodeParams decode_params(const cf_model_config& c, const CudaWeights& wei
   p.addresses = weights.addresses();
   for (int64_t word = 0; word < gpu::words_of(c.hidden_size); word++)
     p.share_counts[gpu::share_of_word(word)] += word % gpu::kWordsPerStrip == gpu::kWordsPerStrip - 1 ? 1 : 3;
-  p.token = -1;
+  p.token = -1, p.cluster_size = 1;
   p.wait_limit_ns = uint64_t(device.wait_limit_ms) * 1'000'000;
   return p;
 }
@@ -182,9 +216,10 @@ struct LaunchKernel {
 
   LaunchKernel(const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams& params, const CudaDevice& device)
       : kernel(decode_kernel(config.head_dim, params.weight_dtype, row_size(params.n_rows))),
-        memory(config, shape.down_slices, row_size(params.n_rows), device.shared_memory_bytes) {
+        memory(config, shape, row_size(params.n_rows), device.shared_memory_bytes) {
     params.ring = memory.ring, params.window = std::min(gpu::kWindow, memory.ring), params.trickle = std::min(gpu::kTrickle, memory.ring);
     params.activation_bytes = memory.activation_bytes, params.scratch_bytes = memory.scratch_bytes, params.kv_buffers = memory.kv_buffers;
+    params.near_parts = memory.near_parts;
   }
 };
 }  // namespace
@@ -197,7 +232,8 @@ uint32_t launch_decode(Context& context, const cf_model_config& config, const De
   const auto launch = [&](int32_t first, int32_t last, uint32_t takes, bool begins, bool casts, bool ends, int32_t n_ctas, bool together) {
     gpu::DecodeParams p = params;
     p.first_layer = first, p.end_layer = last, p.takes = takes, p.begins = begins, p.casts = casts, p.ends = ends;
-    launch_kernel(context, it.kernel, n_ctas, gpu::kDecodeThreads, it.memory.total, together, stream, &p, "launch steps");
+    p.cluster_size = n_ctas == 1 ? 1 : shape.cluster_size;
+    launch_kernel(context, it.kernel, n_ctas, gpu::kDecodeThreads, it.memory.total, together, stream, &p, "launch steps", p.cluster_size);
   };
   params.voters = shape.n_ctas;
   if (mode == CF_LAUNCH_STEP) {

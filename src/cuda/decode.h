@@ -16,10 +16,11 @@ struct CudaDevice {
   double bytes_per_second;           // of its memory
 };
 
-// The launches of a model on a device.
+// The launches of a model on a device; at first without clusters.
 struct DecodeShape {
   int32_t n_ctas, qkv_ctas, down_slices;
-  int32_t max_rows;  // of one launch
+  int32_t cluster_size;  // n_ctas is a multiple
+  int32_t max_rows;      // of one launch
 
   // Throws CF_ERROR_UNSUPPORTED for a model that cannot run there.
   DecodeShape(const cf_model_config& config, const CudaDevice& device);
@@ -36,6 +37,9 @@ struct DecodeLayout {
   gpu::DecodeWords words_in(std::byte* memory) const;
 };
 
+// The same shape in clusters of `cluster_size` CTAs, 0: as the library chooses, once the kernels are set up; throws if that cannot be.
+DecodeShape in_clusters(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, int32_t cluster_size,
+                        const CudaDevice& device);
 // Sets the kernels up for the device; throws if one cannot run there.
 void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, const CudaDevice& device);
 // The fields of params that the model alone decides.

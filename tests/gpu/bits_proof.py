@@ -28,7 +28,7 @@ from report import Report, Skip, arguments_of, limits_of  # noqa: E402
 from sessions import PENDING, UNSUPPORTED, Context, Failure, Library, decode_batch, same  # noqa: E402
 
 MODES = {"STEP": 1, "BLOCK": 2, "PHASE": 3}
-CACHE_FULL = 10
+CACHE_FULL, INVALID_ARGUMENT = 10, 2
 PROMPT, FORCED, GREEDY, CAPACITY = 150, 12, 40, 256  # tokens of a walk; more than two pages, more than one piece of prefill
 SHUFFLED_CONTEXT = 1500
 SHUFFLED_COST = 1.02
@@ -50,6 +50,7 @@ class Lab:
         self.cpu = cpu
         self.prompt = self.tokens(PROMPT, 1)
         self.forced = self.tokens(FORCED, 2)
+        self.known = {}
         with self.session() as session:
             self.alone = self.walk(session)
 
@@ -68,6 +69,11 @@ class Lab:
         made["last step"] = session.step()
         made["saved"] = np.frombuffer(session.save(), np.uint8)  # keys and values of every position
         return made
+
+    def memo(self, what, make):
+        if what not in self.known:
+            self.known[what] = make()
+        return self.known[what]
 
     def compare(self, report, made, what, expected=None, but=()):
         for key, value in (expected or self.alone).items():
@@ -155,11 +161,65 @@ def mode(report, row, lab, name):
         lab.compare(report, lab.walk(session), name)
 
 
-def cluster(report, row, lab, size):
+def clusters(report, row, lab, size):
+    """Against what the library chooses: every launch mode, a graph, a long context, rows of a sequence, sessions together, a fork."""
     gpu_only(lab, "clusters are for a GPU")
+    for name in MODES:
+        with lab.session(cluster_size=size, launch_mode=MODES[name]) as session:
+            report.check(session.info().cluster_size == size, f"runs with clusters of {session.info().cluster_size}")
+            lab.compare(report, lab.walk(session), f"clusters of {size}, {name}")
     with lab.session(cluster_size=size) as session:
-        report.check(session.info().cluster_size == size, f"runs with clusters of {session.info().cluster_size}")
-        lab.compare(report, lab.walk(session), f"clusters of {size}")
+        session.prefill(lab.prompt)
+        with session.capture(5) as captured:
+            for _ in range(FORCED // 5):
+                captured.launch()
+        session.wait()
+        report.check(session.tokens() == one_text(lab, FORCED // 5 * 5), f"clusters of {size}: another text of a graph")
+    with lab.session(cluster_size=size, reserve=0) as parent:
+        parent.prefill(lab.prompt[:64])
+        with parent.fork(64) as fork:
+            report.check(fork.info().cluster_size == size, f"a fork runs with clusters of {fork.info().cluster_size}")
+    long = lab.memo("long", lambda: long_walk(lab, cluster_size=1))
+    lab.compare(report, long_walk(lab, cluster_size=size), f"clusters of {size}, a long context", long)
+    together = lab.memo("together", lambda: walk_together(lab, cluster_size=1))
+    lab.compare(report, walk_together(lab, cluster_size=size), f"clusters of {size}, sessions together", together)
+
+
+def long_walk(lab, **options):
+    """So many cached positions that some parts come from the cluster and some do not; steps that go on without the host, and one of many rows."""
+    made = {}
+    for context in (SHUFFLED_CONTEXT, 449):
+        with lab.model.session(SHUFFLED_CONTEXT + 64, **options) as session:
+            session.prefill(lab.tokens(context, 6), all_rows=False)
+            made[f"{context}: given tokens"] = np.stack([session.step(token) for token in lab.forced[:3]])
+            session.steps(20)
+            made[f"{context}: sampled tokens"] = np.array(session.tokens())
+            made[f"{context}: rows of a sequence"] = session.positions(lab.forced[:7])
+            made[f"{context}: last step"] = session.step()
+    return made
+
+
+def walk_together(lab, **options):
+    made = {}
+    for lengths in ((130, 10, 200), (1, 64, 65, 128, 129, 192, 240, 250)):
+        sessions = [lab.session(**options) for _ in lengths]
+        for i, (session, length) in enumerate(zip(sessions, lengths)):
+            session.prefill(lab.tokens(length, 400 + i), all_rows=False)
+        made[f"{len(lengths)} sessions"] = np.stack([decode_batch(sessions, tokens) for tokens in (lab.tokens(len(lengths), 7), None, None)])
+        for session in sessions:
+            session.close()
+    return made
+
+
+def no_clusters(report, row, lab):
+    """Sizes that are none: the status and a sentence that names it."""
+    gpu_only(lab, "clusters are for a GPU")
+    for size, status in ((3, UNSUPPORTED), (12, UNSUPPORTED), (17, INVALID_ARGUMENT), (-1, INVALID_ARGUMENT)):
+        try:
+            lab.session(cluster_size=size).close()
+            report.check(False, f"a session with clusters of {size}")
+        except Failure as failure:
+            report.check(failure.status == status and f"cluster_size is {size}" in str(failure), f"clusters of {size}: {failure}")
 
 
 def graph(report, row, lab, name, n_steps):
@@ -499,9 +559,9 @@ def cases():
     for name in MODES:
         for n_steps in (1, 8):
             yield f"graph of {n_steps}, {name}", graph, (name, n_steps)
-    for size in (1, 2, 4, 8):
-        yield f"clusters of {size}", cluster, (size,)
-    for function in (beside, positions, batch, enqueued, cuts, pages, shared_pool, shuffled_cost, going_back, restored, sampling, processes,
+    for size in (1, 2, 4, 8, 16):
+        yield f"clusters of {size}", clusters, (size,)
+    for function in (no_clusters, beside, positions, batch, enqueued, cuts, pages, shared_pool, shuffled_cost, going_back, restored, sampling, processes,
                      smaller_devices, another_library):
         yield function.__name__.replace("_", " "), function, ()
 

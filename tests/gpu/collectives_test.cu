@@ -40,10 +40,12 @@ enum Kind : int {
   kGatherToOne,
   kMerge,
   kMergeShare,
+  kInbox,
   kKinds
 };
 const char* const kNames[kKinds] = {"sum, one trip", "sum, two trips", "sum",           "sum, shares", "max, one trip", "max, two trips",
-                                    "max, shares",   "gather",         "gather to one", "merge",       "merge, shares"};
+                                    "max, shares",   "gather",         "gather to one", "merge",       "merge, shares", "inbox"};
+CF_BOTH constexpr bool gathers(Kind kind) { return kind == kGather || kind == kGatherToOne || kind == kInbox; }
 
 // A collective of a script. extra: the root of a gathering, or what the numbers of parts follow from.
 struct Step {
@@ -68,7 +70,7 @@ CF_BOTH inline int max_parts(int extra) { return extra > 8 ? extra - 1 : 2; }
 // Element i of what a CTA brings into a step.
 CF_BOTH inline uint32_t input_bits(const Step& step, int cluster, int rank, int i) {
   const uint32_t h = hash(step.seed, static_cast<uint32_t>(cluster), static_cast<uint32_t>(rank), static_cast<uint32_t>(i));
-  if (step.kind == kGather || step.kind == kGatherToOne) return h;
+  if (gathers(step.kind)) return h;
   if (step.kind != kMerge && step.kind != kMergeShare) return number_bits(h);
   const int in_part = i % partial_floats(step.n);  // a maximum is a small whole number, so that its weight is a power of two
   if (in_part > 0) return number_bits(h);
@@ -81,11 +83,13 @@ CF_BOTH inline int input_floats(const Step& step) {
 }
 CF_BOTH inline int output_floats(const Step& step, int size) {
   if (step.kind == kMerge || step.kind == kMergeShare) return partial_floats(step.n);
-  if (step.kind != kGather && step.kind != kGatherToOne) return step.n;
+  if (!gathers(step.kind)) return step.n;
   int all = 0;
   for (int rank = 0; rank < size; rank++) all += segment(step.n, rank);
   return all;
 }
+// What an inbox holds: the CTAs' segments in slots of this size.
+CF_BOTH constexpr int inbox_slot(int n) { return 4 * cluster_quads(n); }
 int buffer_floats(const Step& step, int size) {
   const int share = share_floats(step.n, size);
   switch (step.kind) {
@@ -96,6 +100,7 @@ int buffer_floats(const Step& step, int size) {
     case kGatherToOne: return receive_floats(step.n, size);
     case kMerge: return receive_floats(max_parts(step.extra) * partial_floats(step.n), size);
     case kMergeShare: return receive_floats(max_parts(step.extra) * partial_floats(share), size);
+    case kInbox: return receive_floats(1, size);
     default: return receive_floats(share, size);
   }
 }
@@ -112,7 +117,7 @@ struct Script {
   int n_steps;
   uint32_t* out;  // [CTA][role][out_words]
   int out_words;
-  int buffer_floats, in_floats, out_floats;  // in shared memory, of a role
+  int buffer_floats, in_floats, out_floats, inbox_floats;  // in shared memory, of a role
   int delays;
   int absent;  // rank that takes no part; -1: none
   uint64_t limit_ns;
@@ -129,6 +134,34 @@ extern __shared__ __align__(128) char test_memory[];
 __device__ void spin(uint32_t cycles) {
   const long long begin = clock64();
   while (clock64() - begin < cycles) {}
+}
+
+// A role's inbox, and how many gatherings it got.
+struct Inbox {
+  ClusterInbox inbox;
+  float* memory;
+  uint32_t taken;
+};
+
+// All segments to one CTA; then a collective, so that all know that they have been used.
+template <class Role>
+__device__ bool gather_in_inbox(Role& role, int thread, int threads, int barrier, const Step& step, Inbox& to, float* in, float* out,
+                                Patience patience) {
+  const int root = step.extra % role.size(), slot = inbox_slot(step.n);
+  ptx::sync_threads(barrier, threads);
+  for (int q = thread; q < cluster_quads(segment(step.n, role.rank())); q += threads)
+    to.inbox.put(to.memory + role.rank() * slot + 4 * q, reinterpret_cast<const float4*>(in)[q], root);
+  bool came = true;
+  if (role.rank() == root) {
+    int bytes = 0;
+    for (int from = 0; from < role.size(); from++) bytes += 16 * cluster_quads(segment(step.n, from));
+    if (thread == 0) to.inbox.expect(bytes);
+    came = to.inbox.wait(to.taken++, patience);
+    for (int from = 0, at = 0; came && from < role.size(); at += segment(step.n, from++))
+      for (int i = thread; i < segment(step.n, from); i += threads) out[at + i] = to.memory[from * slot + i];
+  }
+  const auto nothing = [](int) { return 0; };
+  return role.gather(in, nothing, out) && came;
 }
 
 template <class Role>
@@ -153,13 +186,17 @@ __device__ bool run_step(Role& role, const Step& step, float* in, float* out) {
 template <int kSize>
 __global__ void __launch_bounds__(kThreads, 1) run_script(const Script s) {
   auto* const barriers = reinterpret_cast<ClusterBarriers*>(test_memory);
+  uint64_t* const inboxes = reinterpret_cast<uint64_t*>(barriers + kRoles);
+  for (int r = 0; r < kRoles && threadIdx.x == 0; r++) ClusterInbox{&inboxes[r]}.init();
   cluster_enter(barriers, kRoles, static_cast<int>(threadIdx.x));
   for (int r = 0; r < kRoles; r++) {
     const int thread = static_cast<int>(threadIdx.x) - role_begin(r), threads = role_threads(r);
     if (thread < 0 || thread >= threads) continue;
-    float* const receive = reinterpret_cast<float*>(test_memory + 128) + r * (2 * s.buffer_floats + s.in_floats + s.out_floats);
+    float* const receive = reinterpret_cast<float*>(test_memory + 128) + r * (2 * s.buffer_floats + s.in_floats + s.out_floats + s.inbox_floats);
     float *const in = receive + 2 * s.buffer_floats, *const out = in + s.in_floats;
-    ClusterRole<Patience, kSize> role(thread, threads, 1 + r, &barriers[r], receive, s.buffer_floats, Patience{ptx::wall_clock_ns(), s.limit_ns});
+    const Patience patience = {ptx::wall_clock_ns(), s.limit_ns};
+    ClusterRole<Patience, kSize> role(thread, threads, 1 + r, &barriers[r], receive, s.buffer_floats, patience);
+    Inbox inbox = {{&inboxes[r]}, out + s.out_floats, 0};
     const int rank = role.rank(), cluster = static_cast<int>(blockIdx.x) / role.size();
     if (rank == s.absent) continue;
     for (int i = 0; i < s.n_steps; i++) {
@@ -173,7 +210,7 @@ __global__ void __launch_bounds__(kThreads, 1) run_script(const Script s) {
       const int n_out = output_floats(step, role.size()), n_in = input_floats(step);
       for (int at = thread; at < n_in; at += threads) in[at] = __uint_as_float(input_bits(step, cluster, rank, at));
       for (int at = thread; at < n_out; at += threads) reinterpret_cast<uint32_t*>(out)[at] = kPoison;
-      if (!run_step(role, step, in, out)) {
+      if (step.kind == kInbox ? !gather_in_inbox(role, thread, threads, 1 + r, step, inbox, in, out, patience) : !run_step(role, step, in, out)) {
         if (thread % kWarpLanes == 0) atomicAdd(s.failures, 1u);
         break;
       }
@@ -271,13 +308,14 @@ struct Run {
         on_device(steps.size()),
         out(static_cast<size_t>(size) * clusters * kRoles * out_words),
         failures(1) {
-    script = {on_device.at, static_cast<int>(steps.size()), out.at, out_words, 0, 0, 0, 0, -1, kPatienceNs, failures.at};
+    script = {on_device.at, static_cast<int>(steps.size()), out.at, out_words, 0, 0, 0, 0, 0, -1, kPatienceNs, failures.at};
     for (const Step& step : steps) {
       script.buffer_floats = std::max(script.buffer_floats, buffer_floats(step, size));
       script.in_floats = std::max(script.in_floats, 4 * cluster_quads(input_floats(step)));
       script.out_floats = std::max(script.out_floats, 4 * cluster_quads(output_floats(step, size)));
+      if (step.kind == kInbox) script.inbox_floats = std::max(script.inbox_floats, size * inbox_slot(step.n));
     }
-    shared_bytes = 128 + kRoles * 4 * (2 * script.buffer_floats + script.in_floats + script.out_floats);
+    shared_bytes = 128 + kRoles * 4 * (2 * script.buffer_floats + script.in_floats + script.out_floats + script.inbox_floats);
     check(cudaMemcpy(on_device.at, steps.data(), steps.size() * sizeof(Step), cudaMemcpyHostToDevice), "steps");
   }
   bool fits() const { return shared_bytes <= device().limit_bytes; }
@@ -312,8 +350,8 @@ struct Run {
   std::vector<uint32_t> expected(const Step& step, int cluster, int rank) const {
     std::vector<uint32_t> want(static_cast<size_t>(output_floats(step, size)), kPoison);
     const auto input = [&](int of, int i) { return input_bits(step, cluster, of, i); };
-    if (step.kind == kGather || step.kind == kGatherToOne) {
-      if (step.kind == kGatherToOne && rank != step.extra % size) return want;
+    if (gathers(step.kind)) {
+      if (step.kind != kGather && rank != step.extra % size) return want;
       size_t at = 0;
       for (int of = 0; of < size; of++)
         for (int i = 0; i < segment(step.n, of); i++) want[at++] = input(of, i);
@@ -384,6 +422,7 @@ void every_length() {
   for (int kind = 0; kind < kKinds; kind++)
     for (int n : kLengths) {
       if ((kind == kMerge || kind == kMergeShare) && n > 256) continue;  // values of a head
+      if (kind == kInbox && kSize == 1) continue;                        // there is none without clusters
       std::vector<Step> steps;
       for (int extra : {0, 1, 2, kSize - 1}) steps.push_back({static_cast<Kind>(kind), n, extra, static_cast<uint32_t>(1000 * steps.size() + 1), 0});
       Run run(steps, kSize, 3);
@@ -418,7 +457,7 @@ std::vector<Step> random_steps(int n, int size, uint32_t seed) {
   std::vector<Step> steps;
   for (uint32_t i = 0; i < static_cast<uint32_t>(n); i++) {
     const uint32_t h = hash(seed, i);
-    const Kind kind = static_cast<Kind>(h % kKinds);
+    const Kind kind = static_cast<Kind>(h % (size > 1 ? kKinds : kInbox));
     const bool merges = kind == kMerge || kind == kMergeShare;
     const int longest = merges ? 80 : h >> 20 & 1 ? 40 : 300;
     steps.push_back({kind, 1 + static_cast<int>((h >> 8) % static_cast<uint32_t>(longest)),
