@@ -48,7 +48,7 @@ struct SharedMemory {
   SharedMemory(const cf_model_config& c, const DecodeShape& shape, int rows, uint64_t limit) : SharedMemory(c, shape.down_slices, rows, limit) {
     if (shape.cluster_size == 1) return;
     const int64_t part = gpu::near_part_bytes(c.n_heads / c.n_kv_heads, c.head_dim);
-    if (int64_t(limit) - total < kNearParts * part && ring > kLongRing) ring--, total -= gpu::kRingChunkBytes;
+    if (int64_t(limit) - total < kNearParts * part && ring > gpu::kLongRing) ring--, total -= gpu::kRingChunkBytes;
     near_parts = int32_t((int64_t(limit) - total) / part);
     total += uint32_t(near_parts * part);
   }
