@@ -100,7 +100,8 @@ __device__ inline void tell_tokens(int fed) {
   const DecodeParams& p = s.params;
   const int position = s.sequence.position;  // after the step
   volatile int32_t* const tokens = p.log_tokens;
-  tokens[position - 1] = fed, tokens[position] = s.token[0];
+  tokens[position - 1] = fed;
+  tokens[position] = s.token[0];
   __threadfence_system();
   *reinterpret_cast<volatile int64_t*>(&p.log->known) = position + 1;
 }

@@ -123,7 +123,7 @@ stage_cuda() {
     return
   fi
   say "cuda: using $nvcc"
-  CUDACXX=$nvcc build cuda && run_suites cuda -L 'gpu|abi' -E 'header|readme|add_subdirectory'
+  CUDACXX=$nvcc build cuda && run_suites cuda -L 'gpu|abi|emulated' -E 'header|readme|add_subdirectory'
 }
 
 stage_demo() {

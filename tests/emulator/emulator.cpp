@@ -212,7 +212,10 @@ void run_ctas(const LaunchOf& launch, int first, int n) {
             for (int i = 0; i < kNamedBarriers; i++)
               if (fiber.round == &fiber.cta->named[i].round) which = i;
             std::fprintf(stderr, "  CTA %u warp %u: %s %d\n", fiber.cta->index.x, fiber.thread.x / kLanes,
-                         which >= 0 ? "barrier" : fiber.round == &fiber.warp->meeting.round ? "lanes" : "others", which);
+                         which >= 0                                  ? "barrier"
+                         : fiber.round == &fiber.warp->meeting.round ? "lanes"
+                                                                     : "others",
+                         which);
           }
         std::abort();
       }
@@ -255,7 +258,8 @@ void later(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
 }
 
 void run(const LaunchOf& launch) {
-  const int n = int(launch.grid_x * launch.grid_y), at_once = launch.together ? n : std::max(launch.cluster_size, 4 / launch.cluster_size * launch.cluster_size);
+  const int n = int(launch.grid_x * launch.grid_y),
+            at_once = launch.together ? n : std::max(launch.cluster_size, 4 / launch.cluster_size * launch.cluster_size);
   for (int first = 0; first < n; first += at_once) run_ctas(launch, first, std::min(at_once, n - first));
 }
 

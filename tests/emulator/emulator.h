@@ -69,15 +69,16 @@ static_assert(sizeof(Barrier) == 8);
 extern Fiber* current;
 extern Index grid_size, block_size;
 
-void yield();                                             // lets all others run
-void look();                                              // called wherever a thread may be spinning: yields now and then
+void yield();                                                // lets all others run
+void look();                                                 // called wherever a thread may be spinning: yields now and then
 void meet(Meeting& meeting, int threads, bool any = false);  // waits for `threads` threads to come
-void arrive(Meeting& meeting, int threads);               // comes, and does not wait
-uint64_t now_ns();                                        // of a clock that goes on with every turn of all threads
+void arrive(Meeting& meeting, int threads);                  // comes, and does not wait
+uint64_t now_ns();                                           // of a clock that goes on with every turn of all threads
 int cluster_size();
 Meeting& cluster_meeting(int& live);
 char* shared_of_rank(char* mine, int rank);  // the same place in another CTA of the cluster
-void later(void* to, const void* from, uint32_t bytes, uint64_t* barrier);  // a copy that takes some time; then completes bytes of a barrier, if there is one
+void later(void* to, const void* from, uint32_t bytes,
+           uint64_t* barrier);  // a copy that takes some time; then completes bytes of a barrier, if there is one
 
 inline char* shared_memory() { return current->cta->shared; }
 constexpr int kDynamicBytes = 232448;  // what is not dynamic lies behind

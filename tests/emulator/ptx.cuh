@@ -96,9 +96,7 @@ inline uint4 load_matrices(const void* row, bool transposed) {
   const int set = emulator::exchange();
   uint32_t result[4];
   for (int matrix = 0; matrix < 4; matrix++) {
-    const auto element = [&](int r, int c) {
-      return static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(warp.numbers[set][matrix * 8 + r])[c]);
-    };
+    const auto element = [&](int r, int c) { return static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(warp.numbers[set][matrix * 8 + r])[c]); };
     const int r = lane / 4, c = lane % 4 * 2;
     result[matrix] = transposed ? element(c, r) | element(c + 1, r) << 16 : element(r, c) | element(r, c + 1) << 16;
   }

@@ -130,9 +130,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete reinterpret_cast<Stream*>(stream), cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  return stream_of(stream).capture ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
-}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return stream_of(stream).capture ? cudaErrorStreamCaptureUnsupported : cudaSuccess; }
 cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
   *status = stream_of(stream).capture ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
