@@ -24,6 +24,10 @@ constexpr bool kDelays = true;
 constexpr bool kDelays = false;
 #endif
 
+// Bytes of shared memory that a CTA may have: at 8.6, 8.9 and 12.x, the least of all targets; at 9.0 and 10.x, the most (CUDA programming guide, compute
+// capabilities). What fits beside the fixed parts depends on the model, and the host refuses those that do not.
+constexpr int kLeastSharedBytes = 99 << 10, kMostSharedBytes = 227 << 10;
+
 #ifdef __CUDACC__
 #define CF_BOTH __host__ __device__  // callable from host and device
 #else

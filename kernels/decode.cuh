@@ -171,7 +171,7 @@ __device__ void cast_votes() {
   const uint32_t epoch = epoch_of_votes();
   const int row = static_cast<int>(threadIdx.x) / kWarpLanes, lane = static_cast<int>(threadIdx.x) % kWarpLanes;
   products_sync();
-  if (row >= p.n_rows) return;
+  if (row >= p.n_rows || s.failed) return;  // who has given up publishes what it has, but no step ends well without its vote
   Candidate best = Candidate::none();
 #pragma unroll 1
   for (int i = lane; i < kProducts / kRows; i += kWarpLanes) {
@@ -372,7 +372,9 @@ __device__ inline void leave_cluster() {
 template <int D, class Weight, int kRows>
 __global__ void __launch_bounds__(kDecodeThreads, kCtasOfSm) decode(const __grid_constant__ DecodeParams params) {
   DecodeShared& s = shared();
-  static_assert(sizeof(DecodeParams) % sizeof(uint32_t) == 0);
+  static_assert(sizeof(DecodeParams) % sizeof(uint32_t) == 0 && sizeof(DecodeParams) <= 4096);
+  static_assert(kDecodeSharedBytes + kRingChunkBytes + kv_buffer_bytes(D) + near_part_bytes(1, D) <=
+                (D <= 128 ? kLeastSharedBytes : kMostSharedBytes));
   for (int i = threadIdx.x; i < static_cast<int>(sizeof(DecodeParams) / sizeof(uint32_t)); i += kDecodeThreads)
     reinterpret_cast<uint32_t*>(&s.params)[i] = reinterpret_cast<const uint32_t*>(&params)[i];
   __syncthreads();

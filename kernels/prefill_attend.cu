@@ -145,6 +145,7 @@ constexpr int ctas_of_sm(int head_dim) { return head_dim == 96 ? 3 : 1; }
 
 template <int D, class Kv>
 __global__ void __launch_bounds__(kAttendThreads, ctas_of_sm(D)) attend(const __grid_constant__ AttendParams p) {
+  static_assert(attend_shared_bytes(D) <= kLeastSharedBytes);
   extern __shared__ __align__(128) char memory[];
   constexpr int kStages = attend_stages(D);
   const int tile = static_cast<int>(gridDim.y - 1 - blockIdx.y), head = static_cast<int>(blockIdx.x);  // those with most to do first

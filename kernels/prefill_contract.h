@@ -50,6 +50,8 @@ constexpr int kWarpStages = 3;
 constexpr int kWarpTileRows = 128;
 CF_BOTH constexpr int step_bytes(int tile_rows) { return kStepWeightBytes + tile_rows * kPanelColumns * 2; }
 
+static_assert(kWarpStages * step_bytes(kWarpTileRows) <= kLeastSharedBytes);
+
 enum class ProductKind : int32_t {
   kRows,      // output = sum + bias, row by row
   kBlocks,    // output = sum + bias, in blocks
