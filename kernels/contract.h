@@ -328,6 +328,7 @@ struct PartItem {
   int32_t step, layer, row, kv_head, part, owned;  // owned 0: `row` is the first of the sequence; step -1: there is none any more
   int32_t to;                                      // owned 0: the CTA of the cluster that gets the result; -1: it becomes words
   int32_t near;                                    // owned 1: the parts that come from the cluster, the first ones
+  int32_t head;                                    // the first of those attended to: of a group, or of an owner
 };
 
 // How the parts of a layer are shared (decode_attention.cuh). The first clusters may own a head more than the others.
@@ -335,6 +336,7 @@ struct PartPlan {
   int32_t near[kMaxStepRows];    // complete parts of a key head that its owner's cluster attends to
   int32_t far, far_of_first;     // the other complete ones, of all heads; how many of them the first clusters attend to
   int32_t clusters, first_ctas;  // CTAs of the first clusters
+  int32_t owner_heads, owners;   // heads of an owner: one, or a group; owners of a row
 };
 
 // Units first .. end - 1 of a job are this CTA's.

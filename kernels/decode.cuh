@@ -73,7 +73,7 @@ __device__ __forceinline__ void attend(int layer, uint32_t epoch) {
     const int number = s.done & (p.kv_buffers - 1);
     Attention::wait_part(s.done);
     const bool f16 = p.rows[item.row].kv_dtype == CF_DTYPE_F16;
-    const typename Attention::Task task = {item.row, item.kv_head, item.part, item.owned != 0};
+    const typename Attention::Task task = {item.row, item.kv_head, item.part, item.owned != 0, item.head, item.owned ? s.plan.owner_heads : s.group};
     if (task.owned && f16) Attention::template attend_owned<Weight, F16>(number, qkv, layer, task, epoch);
     else if (task.owned) Attention::template attend_owned<Weight, Bf16>(number, qkv, layer, task, epoch);
     else if (f16) Attention::template attend_complete<F16>(number, qkv, layer, task, epoch, s.same_query);

@@ -1,8 +1,8 @@
 // Attention of the rows of a decode step, by the gathering warps. Cached positions are cut into parts of kPartTokens. Of those that were
 // complete before the launch the CTAs of the owner's cluster take the first ones, as many as are their share of the work, and hand them
 // on through distributed shared memory; the others go to whichever CTA's turn it is, and come as words. The positions behind them belong
-// to the owner of a row and key head, who appends what is new and adds all parts up in order. All parts are computed alike, so neither where
-// the borders lie nor how many CTAs there are, or in which clusters, shows in the result.
+// to the owner of a row and head, or of a row and key head, who appends what is new and adds all parts up in order. All parts are computed alike, so
+// neither where the borders lie nor how many CTAs there are, or in which clusters, shows in the result.
 //
 // Keys and values of a part are copied into buffers of their own, asked for a part ahead: they do not depend on what the other CTAs do. What
 // an earlier step of this launch appended, this CTA wrote; what this step appends goes straight into the buffer.
@@ -49,6 +49,7 @@ struct DecodeAttention {
     int row;  // the owner's; the first of the sequence
     int kv_head, part;
     bool owned;
+    int head, heads;  // of the group
   };
 
   static __device__ int position_of(int row) { return shared().params.rows[row].position + shared().step; }
@@ -64,12 +65,12 @@ struct DecodeAttention {
     return page * row.page_bytes + static_cast<int64_t>(vector * kKvUnitBytes);
   }
 
-  // The parts that this CTA attends to in a layer of a step, in order, run by run: first those for which others wait. Rows and key heads are
-  // numbered; cluster c of n owns c, c + n, ..., and its CTAs own these in turn.
+  // The parts that this CTA attends to in a layer of a step, in order, run by run: first those for which others wait. Owners of all rows are
+  // numbered; cluster c of n has c, c + n, ..., and its CTAs are these in turn.
   struct Parts {
     int step, layer;
     int far, end_of_far;  // number among all heads' far parts
-    int turn, owned;      // of the cluster's CTAs whose near parts come next; number of a row and key head
+    int turn, owned;      // of the cluster's CTAs whose near parts come next; number of an owner
 
     __device__ Parts(int of_step, int of_layer) : step(of_step), layer(of_layer), turn(1) {
       const DecodeShared& s = shared();
@@ -89,24 +90,24 @@ struct DecodeAttention {
       if (far < end_of_far) return next_far(item, end);
       const DecodeShared& s = shared();
       const DecodeParams& p = s.params;
-      const int all = p.n_rows * p.n_kv_heads, size = p.cluster_size;
+      const int owners = s.plan.owners, all = p.n_rows * owners, size = p.cluster_size;
       // The share in the parts of the cluster's heads, this CTA's own last. A head's owner has a part of its own besides, which counts as one
       // before the first.
       for (; s.plan.far < s.complete && turn <= size; turn++) {
         const int rank = static_cast<int>(blockIdx.x) % size, owner = (rank + turn) % size, from_owner = size - turn;
         const int number = s.turned[layer] + s.plan.clusters * owner;
         if (number >= all) continue;
-        const int row = number / p.n_kv_heads, parts = s.plan.near[row] + 1;
+        const int row = number / owners, kv_head = number - row * owners, parts = s.plan.near[row] + 1;  // in clusters an owner has a group
         const int first = max((parts * from_owner + size - 1) / size - 1, 0);
         end = (parts * (from_owner + 1) + size - 1) / size - 1;
         if (first >= end) continue;
-        item = {step, layer, row, number - row * p.n_kv_heads, first, 0, owner, 0};
+        item = {step, layer, row, kv_head, first, 0, owner, 0, kv_head * s.group};
         turn++;
         return true;
       }
       if (owned >= all) return false;
-      const int row = owned / p.n_kv_heads;
-      item = {step, layer, row, owned - row * p.n_kv_heads, s.parts[p.rows[row].first], 1, -1, s.plan.near[row]};
+      const int row = owned / owners, head = (owned - row * owners) * s.plan.owner_heads;
+      item = {step, layer, row, head / s.group, s.parts[p.rows[row].first], 1, -1, s.plan.near[row], head};
       end = (p.rows[row].position + step) / kPartTokens + 1;
       owned += static_cast<int>(gridDim.x);
       return true;
@@ -122,7 +123,7 @@ struct DecodeAttention {
         if (far < before + of_row) break;
       }
       const int kv_head = (far - before) / parts, part = far - before - kv_head * parts, count = min(parts - part, end_of_far - far);
-      item = {step, layer, row, kv_head, s.plan.near[row] + part, 0, -1, 0};
+      item = {step, layer, row, kv_head, s.plan.near[row] + part, 0, -1, 0, kv_head * s.group};
       end = item.part + count;
       far += count;
       return true;
@@ -135,7 +136,10 @@ struct DecodeAttention {
     const DecodeParams& p = s.params;
     PartPlan& plan = s.plan;
     const int ctas = static_cast<int>(gridDim.x), size = p.cluster_size, clusters = ctas / size;
-    const int all = p.n_rows * p.n_kv_heads, owned = min(all, ctas), of_cluster = (owned + clusters - 1) / clusters, first = owned % clusters;
+    // Heads of a group share their keys and values; but one after the other in a CTA they take long. Where there are CTAs for all, each has an owner,
+    // and owners of a group append the same.
+    plan.owner_heads = size == 1 && p.n_rows * p.n_heads <= ctas ? 1 : s.group, plan.owners = p.n_heads / plan.owner_heads;
+    const int all = p.n_rows * plan.owners, owned = min(all, ctas), of_cluster = (owned + clusters - 1) / clusters, first = owned % clusters;
     s.complete = complete_parts();
     plan.clusters = clusters, plan.first_ctas = first * size;
     // The busiest CTA has at least this many parts, if every head has one behind the complete ones: a cluster has time for so many of its heads'.
@@ -281,14 +285,14 @@ struct DecodeAttention {
                                               uint32_t epoch) {
     const DecodeParams& p = shared().params;
     const Scratch scratch;
-    const int group = shared().group, queries = with_queries ? group * D : 0, half = p.rotary_dim / 2;
+    const int queries = with_queries ? task.heads * D : 0, half = p.rotary_dim / 2;
     const int first_row = p.rows[task.row].first, all = queries + (task.owned ? task.row + 1 - first_row : 0) * 2 * D;
     const float scale = rsqrtf(static_cast<float>(D));
     const bool of_block = p.block.part != kNoBlock;
     const auto element = [&](int i) {
       Element e = {nullptr, nullptr, 0, 0, 0, task.row, i, -1, 0, nullptr};
       if (i >= all) return e;
-      int head = task.kv_head * group + i / D;
+      int head = task.head + i / D;
       e.d = i % D;
       if (i >= queries) {
         const int vector = (i - queries) / D;
@@ -509,18 +513,17 @@ struct DecodeAttention {
   template <class Kv>
   static __device__ __noinline__ void attend_complete(int buffer_number, const uint4* qkv, int layer, Task task, uint32_t epoch, bool prepared) {
     const DecodeParams& p = shared().params;
-    const int group = shared().group;
     int flip = 0;
 #pragma unroll 1
     for (int row = task.row; row < p.n_rows && p.rows[row].first == task.row; row++) {
-      if (!prepared || row > task.row) prepare<Kv>(buffer_number, qkv, layer, {row, task.kv_head, 0, false}, 0, true, epoch);
+      if (!prepared || row > task.row) prepare<Kv>(buffer_number, qkv, layer, {row, task.kv_head, 0, false, task.head, task.heads}, 0, true, epoch);
 #pragma unroll 1
-      for (int h = 0; h < group; h++, flip ^= 1) {
+      for (int h = 0; h < task.heads; h++, flip ^= 1) {
         attend_part<Kv>(buffer_number, h, kPartTokens, flip);
         gathers_sync();
         const Partial partial = add_warps(flip);
         if (shared().current.to >= 0) put_partial(h, task.part, partial);
-        else publish_partial(row, task.kv_head * group + h, task.part, partial, epoch);
+        else publish_partial(row, task.head + h, task.part, partial, epoch);
       }
     }
   }
@@ -531,21 +534,21 @@ struct DecodeAttention {
   static __device__ __noinline__ void attend_owned(int buffer_number, const uint4* qkv, int layer, Task task, uint32_t epoch) {
     const DecodeParams& p = shared().params;
     const Scratch scratch;
-    const int group = shared().group, position = position_of(task.row), complete = shared().parts[p.rows[task.row].first];
+    const int position = position_of(task.row), complete = shared().parts[p.rows[task.row].first];
     const int part = task.part, last_part = position / kPartTokens;
     int flip = 0;
     prepare<Kv>(buffer_number, qkv, layer, task, part, part == complete, epoch);
 #pragma unroll 1
-    for (int h = 0; h < group; h++, flip ^= 1) {
+    for (int h = 0; h < task.heads; h++, flip ^= 1) {
       attend_part<Kv>(buffer_number, h, min(position + 1 - part * kPartTokens, kPartTokens), flip);
       gathers_sync();
       const Partial partial = add_warps(flip);
       if (!(p.takes & kTakesCombine)) {
-        publish_partial(task.row, task.kv_head * group + h, part, partial, epoch);
+        publish_partial(task.row, task.head + h, part, partial, epoch);
         continue;
       }
       if (last_part == 0) {  // the only one: what add_parts would say
-        publish_head(layer, task.row, task.kv_head * group + h, partial, epoch, Weight());
+        publish_head(layer, task.row, task.head + h, partial, epoch, Weight());
         continue;
       }
       float* const to = scratch.local + (h * kMaxLocalParts + part - complete) * kVector;
@@ -558,8 +561,8 @@ struct DecodeAttention {
     const int near = shared().current.near;
     if (near > 0) wait_near(near);
 #pragma unroll 1
-    for (int h = 0; h < group; h++) {
-      const int head = task.kv_head * group + h;
+    for (int h = 0; h < task.heads; h++) {
+      const int head = task.head + h;
       publish_head(layer, task.row, head, add_parts(h, task.row, head, near, complete, last_part, epoch), epoch, Weight());
     }
     if (near > 0 && gather_thread() == 0) shared().near_taken++;  // all have waited: they have met since
@@ -570,12 +573,12 @@ struct DecodeAttention {
   static __device__ __noinline__ void combine(int layer, uint32_t epoch) {
     const DecodeShared& s = shared();
     const DecodeParams& p = s.params;
-    const int group = s.group;
+    const int heads = s.plan.owner_heads, owners = s.plan.owners;
 #pragma unroll 1
-    for (int number = static_cast<int>(blockIdx.x); number < p.n_rows * p.n_kv_heads; number += static_cast<int>(gridDim.x)) {
-      const int row = number / p.n_kv_heads, first_head = (number - row * p.n_kv_heads) * group, last_part = position_of(row) / kPartTokens;
+    for (int number = static_cast<int>(blockIdx.x); number < p.n_rows * owners; number += static_cast<int>(gridDim.x)) {
+      const int row = number / owners, first_head = (number - row * owners) * heads, last_part = position_of(row) / kPartTokens;
 #pragma unroll 1
-      for (int head = first_head; head < first_head + group; head++)
+      for (int head = first_head; head < first_head + heads; head++)
         publish_head(layer, row, head, add_parts(0, row, head, 0, last_part + 1, last_part, epoch), epoch, Weight());
     }
   }

@@ -37,7 +37,7 @@ WIDE = {
     "llama-128-wide": llama(2752, 2, 8, 2, 1376, 1003, "BF16", head_dim=128),
 }
 SHAPES = SMALL | WIDE | {
-    "tiny": neox(128, 2, 4, 272, 97),
+    "tiny": neox(128, 2, 4, 272, 97), "tiny-gqa": llama(128, 2, 8, 2, 272, 97, head_dim=32),
     "pythia-410m": neox(1024, 24, 16, 4096, 50304), "pythia-2.8b": neox(2560, 32, 32, 10240, 50304), "pythia-6.9b": neox(4096, 32, 32, 16384, 50432),
     "llama-3.2-1b": llama(2048, 16, 32, 8, 8192, 128256, tied=True), "llama-2-7b": llama(4096, 32, 32, 32, 11008, 32000),
 }
