@@ -318,8 +318,8 @@ CF_API cf_status cf_model_load(cf_context* context, const char* directory, const
 CF_API cf_status cf_model_reload(cf_model* model, const char* directory, const cf_model_options* options);
 
 /* An empty model, to be filled by cf_load_layer and cf_load_globals. CF_ERROR_UNSUPPORTED for a shape that the
- * backend cannot run. On CUDA, for now: compute capability 9.0 or newer; hidden_size and intermediate_size multiples of 16; hidden_size
- * at most 5120, n_layers at most 128, vocab_size at most 524288. */
+ * backend cannot run. On CUDA, for now: head_dim 32, 64, 80, 96, 128 or 256; hidden_size and intermediate_size multiples of 16; hidden_size
+ * at most 5120, n_layers at most 128, vocab_size at most 524288; and what a step of the model needs has to fit into the device's shared memory. */
 CF_API cf_status cf_model_create(cf_context* context, const cf_model_config* config, const cf_model_options* options, cf_model** model);
 CF_API cf_status cf_model_destroy(cf_model* model);
 
@@ -498,7 +498,8 @@ typedef struct cf_memory_estimate {
   uint64_t load_staging_bytes; /* more, while loading */
   uint64_t page_bytes;         /* one KV page */
   uint64_t kv_bytes;           /* a private pool for capacity_tokens; 0 if session_options names a pool */
-  uint64_t workspace_bytes;    /* a session's other memory */
+  uint64_t workspace_bytes;    /* a session's other memory; on CUDA with what all sessions of a model share for prompts, which the first one
+                                  allocates and the last one frees */
 } cf_memory_estimate;
 
 CF_API cf_status cf_memory_estimate_init(cf_memory_estimate* estimate, size_t struct_size);
