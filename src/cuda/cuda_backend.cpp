@@ -20,11 +20,7 @@ namespace {
 void read_device_rows(const Tensor& t, int64_t first, int64_t count, void* dst) {
   if (t.memory == CF_MEMORY_HOST) return read_rows(t, first, count, dst);
   if (count == 0) return;
-  cudaPointerAttributes attributes;
-  check_cuda(nullptr, cudaPointerGetAttributes(&attributes, t.address), "find out where a tensor is");
-  if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged)
-    fail(CF_ERROR_INVALID_ARGUMENT, "'", t.name, "' is not in device memory");
-  const DeviceScope scope(nullptr, attributes.device);
+  const DeviceScope scope(nullptr, device_of_address(nullptr, t.address, text("'", t.name, "'")));
   const uint64_t row_bytes = mul(uint64_t(t.cols), dtype_bytes(t.dtype));
   const void* source = static_cast<const std::byte*>(t.address) + mul(uint64_t(first), t.stride_bytes);
   check_cuda(nullptr,

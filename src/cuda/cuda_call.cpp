@@ -115,6 +115,14 @@ void launch_kernel(Context& context, const void* kernel, int n_ctas, int threads
   check_cuda(&context, cudaLaunchKernelExC(&launch, kernel, arguments), doing);
 }
 
+int device_of_address(Context* context, const void* address, const std::string& what) {
+  cudaPointerAttributes attributes;
+  check_cuda(context, cudaPointerGetAttributes(&attributes, address), "find out where an array is");
+  if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged)
+    fail(CF_ERROR_INVALID_ARGUMENT, what, " is not in device memory");
+  return attributes.device;
+}
+
 bool is_capturing(Context& context, cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   check_cuda(&context, cudaStreamIsCapturing(stream, &status), "look at a stream");

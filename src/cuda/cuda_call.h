@@ -3,6 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <string>
+
 #include "context.h"
 
 namespace cf {
@@ -19,6 +21,9 @@ int clusters_at_once(Context& context, const void* kernel, int cluster_size, int
 // Enqueues a launch; together: of CTAs that all run at once, since they wait for each other. `params` is the kernel's only argument.
 void launch_kernel(Context& context, const void* kernel, int n_ctas, int threads, uint64_t shared_bytes, bool together, cudaStream_t stream,
                    void* params, const char* doing, int cluster_size = 1);
+
+// The device whose memory an address is in; throws CF_ERROR_INVALID_ARGUMENT, with `what` for its name, if it is none's.
+int device_of_address(Context* context, const void* address, const std::string& what);
 
 bool is_capturing(Context& context, cudaStream_t stream);
 // Throws CF_ERROR_INVALID_ARGUMENT on a stream that is being captured; `what` completes "... on a stream that is being captured".

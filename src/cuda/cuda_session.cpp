@@ -74,14 +74,14 @@ uint64_t CudaSession::workspace_bytes(const cf_model_config& config, int64_t cap
 
 void CudaSession::check(cudaError_t error, const char* doing) const { check_cuda(model_->context().get(), error, doing); }
 
-void CudaSession::upload(uint64_t offset, const void* data, size_t bytes) {
-  check(cudaMemcpyAsync(at(offset), data, bytes, cudaMemcpyHostToDevice, stream_), "prepare a step");
+void CudaSession::upload(uint64_t offset, const void* data, size_t bytes, cudaStream_t stream) {
+  check(cudaMemcpyAsync(at(offset), data, bytes, cudaMemcpyHostToDevice, stream), "prepare a step");
 }
 
-void CudaSession::upload_pages() {
+void CudaSession::upload_pages(cudaStream_t stream) {
   if (pages_there_ == table_.pages) return;
   pages_there_.clear();  // should the copy fail
-  upload(layout_.page_table, table_.pages.data(), table_.pages.size() * sizeof(int32_t));
+  upload(layout_.page_table, table_.pages.data(), table_.pages.size() * sizeof(int32_t), stream);
   pages_there_ = table_.pages;
 }
 
@@ -95,7 +95,7 @@ void CudaSession::position_changed() {
     set_status(CF_ERROR_CACHE_FULL,
                text("the KV pool has no room for copies of pages that other sessions share, which steps captured by the caller need"));
   const gpu::DecodeSequence s = {int32_t(position), pending() ? token_at(position) : -1, CF_OK, 0, {}};
-  upload(layout_.sequence, &s, offsetof(gpu::DecodeSequence, sampler));
+  upload(layout_.sequence, &s, offsetof(gpu::DecodeSequence, sampler), stream_);
   sequence_log()->status = CF_OK;
   if (sampler_.options().repetition_penalty != 1) sampler_changed();
 }
@@ -115,8 +115,8 @@ void CudaSession::sampler_changed() {
   for (size_t i = 0; i < o.n_stop_tokens; i++) set(1, o.stop_tokens[i]);
   if (o.repetition_penalty != 1)
     for (int64_t i = 0; i < known_position(); i++) set(2, token_at(i));
-  upload(layout_.sequence + offsetof(gpu::DecodeSequence, sampler), &sampler, sizeof sampler);
-  upload(layout_.sequence + sizeof(gpu::DecodeSequence), arrays.data(), arrays.size() * sizeof(uint32_t));
+  upload(layout_.sequence + offsetof(gpu::DecodeSequence, sampler), &sampler, sizeof sampler, stream_);
+  upload(layout_.sequence + sizeof(gpu::DecodeSequence), arrays.data(), arrays.size() * sizeof(uint32_t), stream_);
 }
 
 bool CudaSession::busy() {
@@ -215,11 +215,22 @@ gpu::DecodeParams CudaSession::sequence_params(int64_t n_steps) const {
   return p;
 }
 
+uint32_t CudaSession::launch_steps(int64_t n_steps, int32_t first_token, bool new_call, cudaStream_t stream) const {
+  uint32_t launches = 0;
+  for (int64_t done = 0, n; done < n_steps; done += n) {
+    n = std::min(n_steps - done, steps_of_launch(model_->config(), device_));
+    gpu::DecodeParams p = sequence_params(n);
+    p.token = done == 0 ? first_token : CF_TOKEN_PENDING, p.new_call = new_call && done == 0;
+    launches += launch_decode(*model_->context(), model_->config(), shape_, p, true, launch_mode_, device_, stream);
+  }
+  return launches;
+}
+
 int64_t CudaSession::open_steps(int64_t n_steps) {
   for (;;) {
     const int64_t first = known_position(), end = std::min(first + steps_ahead_ + n_steps, capacity_);
     if (end > first && open_pages(first, end - first)) {
-      upload_pages();
+      upload_pages(stream_);
       return n_steps;
     }
     if (ahead_) {  // where they have come to is not known
@@ -239,7 +250,7 @@ void CudaSession::by_host(const Step& step, int64_t n_rows, Run run) {
   const DeviceScope scope(model_->context().get(), device_.ordinal);
   check_not_capturing(*model_->context(), stream_, "only steps without outputs can be enqueued");
   for (const cf_tap& tap : step.taps)
-    if (tap.memory == CF_MEMORY_DEVICE) check_device_address(*model_->context(), tap.data, "a tap's data");
+    if (tap.memory == CF_MEMORY_DEVICE) device_of_address(model_->context().get(), tap.data, "a tap's data");
   if (!step.has_outputs || step.outputs.memory == CF_MEMORY_HOST) return run(step);
   const DeviceOutputs outputs(*model_->context(), step, n_rows);
   run(outputs.step());
@@ -262,11 +273,8 @@ void CudaSession::enqueue_batch(const std::vector<Session*>& sessions, const int
 bool CudaSession::own_pages_ahead() {
   const int64_t position = known_position();
   if (position < capacity_ && !open_pages(position, capacity_ - position)) return false;
-  if (pages_there_ == table_.pages) return true;
-  const size_t bytes = table_.pages.size() * sizeof(int32_t);  // not on the session's stream, which may be in capture
-  check(cudaMemcpyAsync(at(layout_.page_table), table_.pages.data(), bytes, cudaMemcpyHostToDevice, cudaStreamPerThread), "upload pages");
-  check(cudaStreamSynchronize(cudaStreamPerThread), "upload pages");
-  pages_there_ = table_.pages;
+  upload_pages(cudaStreamPerThread);  // the session's stream may be in capture
+  check(cudaStreamSynchronize(cudaStreamPerThread), "prepare a step");
   return true;
 }
 
@@ -287,12 +295,7 @@ void CudaSession::capture_here(int64_t n_steps, int32_t first_token, const Step&
   driven_ = true;
   auto lock = model_->lock_for_step();
   note_weights();
-  for (int64_t done = 0, n; done < n_steps; done += n) {
-    n = std::min(n_steps - done, steps_of_launch(model_->config(), device_));
-    gpu::DecodeParams p = sequence_params(n);
-    p.token = done == 0 ? first_token : -1, p.new_call = done == 0;
-    launch_decode(*model_->context(), model_->config(), shape_, p, true, launch_mode_, device_, stream_);
-  }
+  launch_steps(n_steps, first_token, true, stream_);
 }
 
 void CudaSession::enqueue_steps(int64_t n_steps, int32_t first_token, const Step& step) {
@@ -311,9 +314,7 @@ void CudaSession::enqueue_steps(int64_t n_steps, int32_t first_token, const Step
     if (followed && is_cancelled(step.progress.cancellation)) return cancel();
     n = open_steps(std::min(n_steps - done, steps_of_launch(model_->config(), device_)));
     if (n == 0) return;
-    gpu::DecodeParams p = sequence_params(n);
-    p.token = done == 0 ? first_token : -1, p.new_call = done == 0;
-    launches_ += launch_decode(*model_->context(), model_->config(), shape_, p, true, launch_mode_, device_, stream_);
+    launches_ += launch_steps(n, done == 0 ? first_token : CF_TOKEN_PENDING, done == 0, stream_);
     ahead_ = true;
     steps_ahead_ += n;
     if (!followed) continue;
@@ -333,7 +334,7 @@ void CudaSession::enqueue_rows(Row* rows, int64_t n_rows, const Step& step) {
     auto* const session = static_cast<CudaSession*>(rows[i].session);
     const bool new_sequence = i == 0 || rows[i - 1].session != session;
     if (new_sequence && session->pages_there_ != session->table_.pages) {
-      session->upload_pages();
+      session->upload_pages(session->stream_);
       if (session->stream_ != stream_) session->check(cudaStreamSynchronize(session->stream_), "prepare a step");
     }
     p.rows[i] = session->row_of(rows[i]);
@@ -398,7 +399,7 @@ bool CudaSession::run_prompt(Row* rows, int64_t n_rows, const Step& step) {
   }
   const std::lock_guard lock(prefill_memory_->mutex);
   void* const workspace = prefill_memory_->workspace.data();
-  upload_pages();
+  upload_pages(stream_);
   prefill_.enqueue(weights, kv, token_log().tokens + position, position, n_rows, workspace, stream_, visit);
   int64_t first = 0;
   while (first < n_rows && !needs_logits(rows[first])) first++;  // from there on all do
@@ -471,17 +472,11 @@ class CudaSession::CapturedSteps : public Graph {
     CudaSession& s = session_;
     const DeviceScope scope(s.model_->context().get(), s.device_.ordinal);
     weights_ = &s.model_->weights();
-    launches_ = 0;
     cudaStream_t stream;
     s.check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "create a stream");
     try {
       s.check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "capture a step");
-      for (int64_t done = 0, n; done < n_steps_; done += n) {
-        n = std::min(n_steps_ - done, steps_of_launch(s.model_->config(), s.device_));
-        gpu::DecodeParams p = s.sequence_params(n);
-        p.new_call = done == 0;
-        launches_ += launch_decode(*s.model_->context(), s.model_->config(), s.shape_, p, true, s.launch_mode_, s.device_, stream);
-      }
+      launches_ = s.launch_steps(n_steps_, CF_TOKEN_PENDING, true, stream);
       s.check(cudaStreamEndCapture(stream, &graph_), "capture a step");
       s.check(cudaGraphGetNodes(graph_, nullptr, &n_nodes_), "capture a step");
       s.check(cudaGraphInstantiate(&executable_, graph_, 0), "make a graph");

@@ -54,6 +54,8 @@ class CudaSession : private PinnedLog, public HostSession {
   gpu::DecodeParams params() const;
   // The sequence's own next steps.
   gpu::DecodeParams sequence_params(int64_t n_steps) const;
+  // Enqueues them, in launches; how many will tell of their end. new_call: a stop token of an earlier call does not count.
+  uint32_t launch_steps(int64_t n_steps, int32_t first_token, bool new_call, cudaStream_t stream) const;
   // Pages for up to n_steps more; fewer are left where there is no room for all, 0 where the session has failed for want of it.
   int64_t open_steps(int64_t n_steps);
   // A step by way of HostSession, whose outputs may have to go to device memory.
@@ -69,8 +71,8 @@ class CudaSession : private PinnedLog, public HostSession {
   void wait();
   void take_in();  // what enqueued steps have come to
   gpu::DecodeRow row_of(const Row& row) const;
-  void upload_pages();
-  void upload(uint64_t offset, const void* data, size_t bytes);
+  void upload_pages(cudaStream_t stream);
+  void upload(uint64_t offset, const void* data, size_t bytes, cudaStream_t stream);
   float* logits_at(int64_t row) const { return reinterpret_cast<float*>(at(layout_.logits)) + row * model_->config().vocab_size; }
   std::byte* at(uint64_t offset) const { return memory_.as<std::byte>() + offset; }
   void check(cudaError_t error, const char* doing) const;

@@ -7,13 +7,6 @@
 
 namespace cf {
 
-void check_device_address(Context& context, const void* address, const char* what) {
-  cudaPointerAttributes attributes;
-  check_cuda(&context, cudaPointerGetAttributes(&attributes, address), "find out where an array is");
-  if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged)
-    fail(CF_ERROR_INVALID_ARGUMENT, what, " is not in device memory, as its `memory` says");
-}
-
 void CudaTaps::act(int32_t layer, cf_tap_point point, const gpu::TapParams& rows, const std::vector<int64_t>& index) const {
   const int64_t columns = rows.columns, most = staging_floats_ / columns;
   const auto copy = [&](void* to, const void* from) {
@@ -40,7 +33,7 @@ DeviceOutputs::DeviceOutputs(Context& context, const Step& step, int64_t n_rows)
   cf_outputs& out = step_.outputs;
   const auto stage = [&](auto*& array, auto& staged, int64_t columns, const char* what) {
     if (!array) return;
-    check_device_address(context, array, what);
+    device_of_address(&context, array, what);
     staged.resize(size_t(n_rows) * size_t(columns));
     array = staged.data();
   };
@@ -49,7 +42,7 @@ DeviceOutputs::DeviceOutputs(Context& context, const Step& step, int64_t n_rows)
   stage(out.target_logprobs, target_logprobs_, 1, "outputs.target_logprobs");
   stage(out.row_tokens, row_tokens_, 1, "outputs.row_tokens");
   stage(out.row_status, row_status_, 1, "outputs.row_status");
-  if (out.logits) check_device_address(context, out.logits, "outputs.logits");
+  if (out.logits) device_of_address(&context, out.logits, "outputs.logits");
   step_.device_logits = out.logits;
   out.logits = nullptr, out.memory = CF_MEMORY_HOST;
 }

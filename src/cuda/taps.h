@@ -10,9 +10,6 @@
 
 namespace cf {
 
-// Throws CF_ERROR_INVALID_ARGUMENT unless `address`, named by `what`, is in device memory.
-void check_device_address(Context& context, const void* address, const char* what);
-
 // The taps of a step.
 class CudaTaps {
  public:

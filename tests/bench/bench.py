@@ -148,14 +148,14 @@ def first_difference(reference, text, n_prompt):
     return next((i - n_prompt + 1 for i in range(n_prompt - 1, len(text) - 1) if likeliest[i] != text[i + 1]), -1)
 
 
-def loading(rows, subject, directory):
+def loading(rows, name, context, directory):
     """Twice: now the files are in the page cache. Beside it the rate of a copy from pinned memory."""
     import torch
 
     size = sum(file.stat().st_size for file in Path(directory).glob("*.safetensors"))
     before = torch.cuda.mem_get_info()[0]
     start = time.perf_counter()
-    with subject.model_context.load(directory) as again:
+    with context.load(directory) as again:
         seconds = time.perf_counter() - start
         taken = before - torch.cuda.mem_get_info()[0]
         kept = again.info().weights_bytes
@@ -167,7 +167,7 @@ def loading(rows, subject, directory):
         device.copy_(host, non_blocking=True)
     torch.cuda.synchronize()
     rate = 4 * (1 << 28) / (time.perf_counter() - copy)
-    rows.add("loading", subject.name, "clusterfusion", seconds=seconds, gb_per_s=size / seconds * 1e-9, copy_gb_per_s=rate * 1e-9, of_copy=size / seconds / rate,
+    rows.add("loading", name, "clusterfusion", seconds=seconds, gb_per_s=size / seconds * 1e-9, copy_gb_per_s=rate * 1e-9, of_copy=size / seconds / rate,
              weights_gb=kept * 1e-9, taken_gb=taken * 1e-9)
 
 
@@ -213,7 +213,6 @@ def on_gpu(rows, library, arguments):
             kind = make(SHAPES[name](), torch.float16, folder)
             torch.cuda.empty_cache()
             subject = Subject(rows, library, context, name, folder)
-            subject.model_context = context
             reference = kind.from_pretrained(folder, dtype=torch.float32, device_map="cuda") if "tokens" in wanted else None
             if "tokens" in wanted:
                 subject.tokens(reference)
@@ -224,9 +223,10 @@ def on_gpu(rows, library, arguments):
                     getattr(subject, what)()
             subject.model.close()
             if "loading" in wanted:
-                loading(rows, subject, folder)
+                loading(rows, name, context, folder)
             if "peers" in wanted:
-                peers.measure(rows, name, kind, folder, [c for c in CONTEXTS if c < subject.limit], subject.bytes_ratio)
+                peers.measure(rows, name, kind, folder, [c for c in CONTEXTS if c < subject.limit],
+                              [n for n in PROMPTS if n < subject.limit], subject.bytes_ratio)
                 if name in arguments.gguf:
                     llama_cpp(rows, name, arguments.gguf[name])
     if "quality" in wanted:

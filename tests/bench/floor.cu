@@ -50,25 +50,29 @@ struct Shared {
   volatile int32_t meeting;
 };
 
+// Calls visit(chunk, number of the chunk) for those of this CTA in a phase; n: how many it has had before.
+template <class Visit>
+__device__ void each_chunk(const Phase& phase, uint32_t& n, Visit visit) {
+  const uint32_t end = phase.first_chunk + phase.n_chunks;
+  for (uint32_t chunk = phase.first_chunk + (blockIdx.x + gridDim.x - phase.turn) % gridDim.x; chunk < end; chunk += gridDim.x, n++) visit(chunk, n);
+}
+
 [[maybe_unused]] __device__ void stream(const Params& p, Shared& s, char* ring) {
   const uint64_t policy = ptx::evict_first_policy();
   uint32_t n = 0;
   for (int step = 0; step < kSteps; step++)
-    for (int i = 0; i < p.n_phases; i++) {
-      const Phase phase = s.phases[i];
-      const uint32_t end = phase.first_chunk + phase.n_chunks;
-      for (uint32_t chunk = phase.first_chunk + (blockIdx.x + gridDim.x - phase.turn) % gridDim.x; chunk < end; chunk += gridDim.x, n++) {
-        const uint32_t slot = n % kRing;
-        if (n >= kRing)
-          while (!ptx::barrier_passed(&s.empty[slot], (n / kRing - 1) & 1)) {}
+    for (int i = 0; i < p.n_phases; i++)
+      each_chunk(s.phases[i], n, [&](uint32_t chunk, uint32_t number) {
+        const uint32_t slot = number % kRing;
+        if (number >= kRing)
+          while (!ptx::barrier_passed(&s.empty[slot], (number / kRing - 1) & 1)) {}
         for (;;) {
-          const uint32_t window = !p.meets ? kRing : s.meeting ? kTrickle : kWindow, back = n - window;
-          if (n < window || ptx::barrier_passed(&s.full[back % kRing], back / kRing & 1)) break;
+          const uint32_t window = !p.meets ? kRing : s.meeting ? kTrickle : kWindow, back = number - window;
+          if (number < window || ptx::barrier_passed(&s.full[back % kRing], back / kRing & 1)) break;
         }
         ptx::barrier_expect(&s.full[slot], kChunkBytes);
         ptx::bulk_copy(ring + slot * kChunkBytes, p.weights + static_cast<int64_t>(chunk) * kChunkBytes, kChunkBytes, &s.full[slot], policy);
-      }
-    }
+      });
 }
 
 [[maybe_unused]] __device__ void meet(const Params& p, Shared& s, const Phase& phase, uint32_t epoch, float value) {
@@ -121,10 +125,9 @@ __global__ void __launch_bounds__(kThreads, 1) run_steps(const __grid_constant__
   for (int step = 0; step < kSteps; step++)
     for (int i = 0; i < p.n_phases; i++) {
       const Phase phase = s.phases[i];
-      const uint32_t end = phase.first_chunk + phase.n_chunks;
-      for (uint32_t chunk = phase.first_chunk + (blockIdx.x + gridDim.x - phase.turn) % gridDim.x; chunk < end; chunk += gridDim.x, n++) {
-        const uint32_t slot = n % kRing;
-        while (!ptx::barrier_passed(&s.full[slot], n / kRing & 1)) {}
+      each_chunk(phase, n, [&](uint32_t, uint32_t number) {
+        const uint32_t slot = number % kRing;
+        while (!ptx::barrier_passed(&s.full[slot], number / kRing & 1)) {}
 #pragma unroll
         for (int tile = 0; tile < kChunkBytes / 512 / kWarps; tile++) {
           const uint32_t x = __float_as_uint(s.activations[(tile * 32 + lane) % kReaders]);
@@ -132,7 +135,7 @@ __global__ void __launch_bounds__(kThreads, 1) run_steps(const __grid_constant__
         }
         __syncwarp();
         if (lane == 0) ptx::barrier_arrive(&s.empty[slot]);
-      }
+      });
       if (p.meets) meet(p, s, phase, p.epoch + 1 + step * p.n_phases + i, d[0][0] + d[1][1]);
     }
   float sum = 0;

@@ -8,7 +8,6 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 STEPS, WARM = 32, 6
-PROMPTS = (512, 1900)
 
 
 def clock(step, n=STEPS):
@@ -71,9 +70,9 @@ def prompt(model, n):
     return statistics.median(clock(lambda: model(tokens, use_cache=True, logits_to_keep=1).logits.argmax(-1), 1) for _ in range(9))
 
 
-def measure(rows, name, kind, folder, contexts, bytes_ratio):
+def measure(rows, name, kind, folder, contexts, prompts, bytes_ratio):
     model = kind.from_pretrained(folder, dtype=torch.float16, device_map="cuda", attn_implementation="sdpa").eval().requires_grad_(False)
-    for n in (n for n in PROMPTS if n < model.config.max_position_embeddings):
+    for n in prompts:
         rows.add("prompts", name, "transformers, sdpa", n=n, ms=prompt(model, n))
     for context in contexts:
         rows.add("peers", name, "transformers, eager", context=context, ms=eager(model, context), bytes_ratio=bytes_ratio(context))

@@ -19,7 +19,6 @@ Index grid_size, block_size;
 namespace {
 
 constexpr size_t kStackBytes = 256 << 10, kSharedBytes = 256 << 10;
-constexpr int kMostThreads = 1024;
 constexpr int kLooks = 64;  // of a thread that may be spinning, until others have their turn
 
 struct Copy {
@@ -124,6 +123,8 @@ void do_copies() {
   world.copies = std::move(rest);
 }
 
+bool waits(const Fiber& fiber) { return fiber.round && *fiber.round == fiber.seen; }
+
 // A turn of a warp: its lanes, until each has to wait for somebody outside it. A lane that may be spinning runs once.
 bool run_warp(Fiber* lanes, int n) {
   bool ran = false;
@@ -131,8 +132,7 @@ bool run_warp(Fiber* lanes, int n) {
     bool again = false;
     for (int i = 0; i < n; i++) {
       Fiber& fiber = lanes[i];
-      const bool waits = fiber.round != nullptr;
-      if (fiber.done || (waits ? *fiber.round == fiber.seen : !first)) continue;
+      if (fiber.done || waits(fiber) || (!fiber.round && !first)) continue;
       fiber.round = nullptr;
       current = &fiber;
       emulator_switch(&world.scheduler, fiber.stack_pointer);
@@ -156,6 +156,21 @@ void prepare(int n_ctas, int threads) {
   world.fibers.assign(fibers, {});
   world.ctas.assign(size_t(n_ctas), {});
   world.warps.assign(size_t(n_ctas) * warps_of_cta, {});
+}
+
+// Nobody will ever go on: says where the warps stand.
+void stop_if_all_wait() {
+  if (!std::all_of(world.fibers.begin(), world.fibers.end(), [](const Fiber& fiber) { return fiber.done || waits(fiber); })) return;
+  std::fprintf(stderr, "emulator: all %d threads wait for one another\n", world.live);
+  for (const Fiber& fiber : world.fibers) {
+    if (fiber.done || fiber.lane != 0) continue;
+    const Meeting* const named = fiber.cta->named;
+    const Meeting* const its = std::find_if(named, named + kNamedBarriers, [&](const Meeting& meeting) { return fiber.round == &meeting.round; });
+    const char* const others = fiber.round == &fiber.warp->meeting.round ? "lanes" : "others";
+    std::fprintf(stderr, "  CTA %u warp %u: %s %d\n", fiber.cta->index.x, fiber.thread.x / kLanes, its < named + kNamedBarriers ? "barrier" : others,
+                 int(its - named));
+  }
+  std::abort();
 }
 
 // CTAs first .. first + n - 1 of the launch, at once.
@@ -201,25 +216,7 @@ void run_ctas(const LaunchOf& launch, int first, int n) {
     world.turns++;
     const bool copies = !world.copies.empty();
     do_copies();
-    if (!ran && !copies && world.turns % 64 == 0) {
-      bool waiting = true;
-      for (const Fiber& fiber : world.fibers) waiting &= fiber.done || (fiber.round && *fiber.round == fiber.seen);
-      if (waiting) {
-        std::fprintf(stderr, "emulator: all %d threads wait for one another\n", world.live);
-        for (const Fiber& fiber : world.fibers)
-          if (!fiber.done && fiber.lane == 0) {
-            int which = -1;
-            for (int i = 0; i < kNamedBarriers; i++)
-              if (fiber.round == &fiber.cta->named[i].round) which = i;
-            std::fprintf(stderr, "  CTA %u warp %u: %s %d\n", fiber.cta->index.x, fiber.thread.x / kLanes,
-                         which >= 0                                  ? "barrier"
-                         : fiber.round == &fiber.warp->meeting.round ? "lanes"
-                                                                     : "others",
-                         which);
-          }
-        std::abort();
-      }
-    }
+    if (!ran && !copies && world.turns % 64 == 0) stop_if_all_wait();
   }
   while (!world.copies.empty()) do_copies();
 }

@@ -27,6 +27,15 @@ static void get(void* to, const void* from, size_t bytes) {
   else CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream));
   if (!on_cpu) CUDA(cudaStreamSynchronize(stream));
 }
+/* Of what the library has written. */
+static void expect_same_bytes(const void* a, const void* b, size_t bytes, const char* what) {
+  char *mine = malloc(bytes), *other = malloc(bytes);
+  get(mine, a, bytes);
+  get(other, b, bytes);
+  check(memcmp(mine, other, bytes) == 0, what);
+  free(mine);
+  free(other);
+}
 static size_t size_of(cf_dtype dtype) { return dtype == CF_DTYPE_F32 ? 4 : 2; }
 
 /* ---- Keys and values */
@@ -231,12 +240,7 @@ static void expect_rows(const struct tested* t, cf_dtype dtype, int32_t first, i
   check(memcmp(x, y, 4 * kCapacity * (size_t)(c->n_kv_heads * c->head_dim)) == 0, "keys and values");
   check(n == n_alone && n == 2 * (int64_t)(first + rows) * c->n_kv_heads * c->head_dim, "nothing else in the cache is written");
   free(y);
-  char *in_place = malloc((size_t)rows * b.hidden_row), *output = malloc((size_t)rows * b.hidden_row);
-  get(in_place, b.hidden, (size_t)rows * b.hidden_row);
-  get(output, a.out[0], (size_t)rows * b.hidden_row);
-  check(memcmp(in_place, output, (size_t)rows * b.hidden_row) == 0, "output in the place of hidden");
-  free(in_place);
-  free(output);
+  expect_same_bytes(b.hidden, a.out[0], (size_t)rows * b.hidden_row, "output in the place of hidden");
 
   if (dtype == CF_DTYPE_F32) {
     fill_hidden(c, &b, dtype, 5);
@@ -255,12 +259,7 @@ static void expect_rows(const struct tested* t, cf_dtype dtype, int32_t first, i
     o.output = (void*)o.hidden;
     o.advance = 0;
     CF(cf_block_mlp_down(t->model, 0, &o));
-    char *there = malloc((size_t)rows * b.hidden_row), *before = malloc((size_t)rows * b.hidden_row);
-    get(there, b.hidden, (size_t)rows * b.hidden_row);
-    get(before, b.out[0], (size_t)rows * b.hidden_row);
-    check(memcmp(there, before, (size_t)rows * b.hidden_row) == 0, "MLP-down in the place of hidden");
-    free(there);
-    free(before);
+    expect_same_bytes(b.hidden, b.out[0], (size_t)rows * b.hidden_row, "MLP-down in the place of hidden");
   }
   free(x);
   free_cache(&together);

@@ -7,18 +7,10 @@
 #include <string.h>
 
 #include "clusterfusion.h"
+#include "helpers/stop_if.h"
 #include "support/model_maker.h"
 
 enum { kPrompt = 21, kCapacity = 96, kVocab = 90, kSessions = 3 };
-
-static void stop_if(int failed, const char* what) {
-  char text[512] = "";
-  if (!failed) return;
-  cf_last_error(text, sizeof text, NULL);
-  fprintf(stderr, "%s failed: %s\n", what, text);
-  exit(1);
-}
-#define CF(call) stop_if((call) != CF_OK, #call)
 
 /* CF_OK, or CF_ERROR_UNSUPPORTED: then it says so, once for each `what`, and is false. */
 static int built(cf_status status, const char* what) {

@@ -9,17 +9,10 @@
 #include <string.h>
 
 #include "clusterfusion.h"
+#include "stop_if.h"
 
 enum { kCapacity = 96, kVocab = 96, kMaxTensors = 24 };
 
-static void stop_if(int failed, const char* what) {
-  char text[512] = "";
-  if (!failed) return;
-  cf_last_error(text, sizeof text, NULL);
-  fprintf(stderr, "%s failed: %s\n", what, text);
-  exit(1);
-}
-#define CF(call) stop_if((call) != CF_OK, #call)
 #define CUDA(call) stop_if((call) != cudaSuccess, #call)
 
 static uint32_t random_state = 1;
