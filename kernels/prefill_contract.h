@@ -45,6 +45,7 @@ constexpr int kPanelSlackBytes = kMaxTileRows * kPanelColumns * 2;
 constexpr int kGroupThreads = 288;  // two warpgroups that multiply, a warp that copies
 constexpr int kGroupCtas = 2;       // of an SM: one multiplies while the other finishes or begins
 constexpr int kMaxGroupStages = 8;
+constexpr int kMinGroupStages = 2;  // since a stage is released when the next one is multiplied
 constexpr int kWarpThreads = 256;
 constexpr int kWarpStages = 3;
 constexpr int kWarpTileRows = 128;

@@ -7,7 +7,7 @@ namespace {
 
 // A row of the embedding lies in 16-byte words, one for 8 columns.
 __device__ void embed_row(const EmbedParams& p, int row) {
-  const bool wanted = row >= p.first_row;
+  const bool wanted = row >= p.first_row && row < p.n_rows;  // the others are zeros: products work on whole groups of rows
   const int token = wanted ? p.tokens[row - p.first_row] : 0;
   const bool known = wanted && token >= 0 && token < p.vocab_size;  // the host looked; no access is out of bounds in any case
   const int64_t tiles = tiles_of(p.hidden_size);

@@ -102,6 +102,8 @@ Prefill::Prefill(Context& context, const cf_model_config& config, cf_dtype weigh
   };
   if (by_groups_) {
     const int shared_bytes = group_shared_bytes(device.shared_memory_bytes, 1);
+    if (shared_bytes < gpu::kMinGroupStages * gpu::step_bytes(gpu::kMaxTileRows))
+      fail(CF_ERROR_UNSUPPORTED, "prefill needs more shared memory than the ", device.shared_memory_bytes, " bytes of an SM of this device");
     prepare(product, gpu::kGroupThreads, shared_bytes, "a product of prefill");
     cudaDriverEntryPointQueryResult found;
     check_cuda(&context, cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode_tensor_map_, 12000, cudaEnableDefault, &found),
@@ -168,8 +170,8 @@ void Prefill::product(const gpu::ProductParams& of_caller, const char* doing, cu
   const int step = gpu::step_bytes(p.tile_rows);
   int threads = gpu::kWarpThreads, shared_bytes = gpu::kWarpStages * step;
   if (by_groups_) {  // a long ring where a CTA has an SM to itself
-    const int ctas = tiles <= uint64_t(device_.multiprocessors) ? 1 : gpu::kGroupCtas;
-    p.stages = std::min(gpu::kMaxGroupStages, group_shared_bytes(device_.shared_memory_bytes, ctas) / step);
+    const auto stages = [&](int ctas) { return std::min(gpu::kMaxGroupStages, group_shared_bytes(device_.shared_memory_bytes, ctas) / step); };
+    p.stages = stages(tiles <= uint64_t(device_.multiprocessors) || stages(gpu::kGroupCtas) < gpu::kMinGroupStages ? 1 : gpu::kGroupCtas);
     threads = gpu::kGroupThreads, shared_bytes = p.stages * step;
     for (int i = 0; i < p.n_factors; i++) p.maps[i] = tensor_map(p.factors[i], p);
   }
@@ -296,7 +298,8 @@ void Prefill::enqueue(const PrefillWeights& weights, const gpu::PagedKv& kv, con
                             rows.base,
                             rows.first,
                             rows.n};
-  launch(gpu::prefill_embed_kernel(), dim3(unsigned(rows.n)), gpu::kEmbedThreads, 0, embed, "embed tokens", stream);
+  launch(gpu::prefill_embed_kernel(), dim3(unsigned(round_up(uint64_t(rows.n), gpu::kGroupRows))), gpu::kEmbedThreads, 0, embed, "embed tokens",
+         stream);
   for (int32_t i = 0; i < config_.n_layers; i++) layer(weights, i, kv, rows, workspace, stream, visit);
 }
 
