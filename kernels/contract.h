@@ -108,6 +108,7 @@ constexpr int kProducts = kProductWarps * kWarpLanes, kGathers = kGatherWarps * 
 constexpr int kDecodeThreads = kProducts + kGathers + 2 * kWarpLanes;
 constexpr int kRingChunkBytes = 16384;  // of a bulk copy at most: smaller ones keep the producing thread from keeping up
 constexpr int kChunkTiles = kRingChunkBytes / kTileBytes;
+constexpr int kPassTiles = kProductWarps * kChunkTiles / 2;  // a sum may be interrupted after so many (decode_product.cuh)
 constexpr int kMaxRing = 14;
 // 16 KB chunks in flight while streaming, and while a CTA waits for others: fewer leave the memory idle, more delay the words that CTAs exchange.
 constexpr int kWindow = 3, kTrickle = 2;
@@ -115,11 +116,10 @@ constexpr int kWindow = 3, kTrickle = 2;
 // tells only two laps apart, so the chunk that had the slot before must have come. In a ring of 4 + kWindow or more it has, since c was asked
 // for only when all up to c - kWindow had come.
 constexpr int kLongRing = kProductWarps / 2 + kWindow;
-constexpr int kKvBuffers = 2;     // parts of attention on their way or in use
-constexpr int kItems = 4;         // that are known ahead
-constexpr int kMaxStepRows = 8;   // rows that a launch takes through the model together
-constexpr int kPartTokens = 64;   // cached positions that a partial result of attention covers
-constexpr int kMaxHidden = 5120;  // hidden_size: so that a thread holds its share of a row of the residual stream
+constexpr int kKvBuffers = 2;                                             // parts of attention on their way or in use
+constexpr int kItems = 4;                                                 // that are known ahead
+constexpr int kMaxStepRows = 8;                                           // rows that a launch takes through the model together
+constexpr int kMaxHidden = 16384;                                         // hidden_size
 constexpr int kLaneWords = kWarpLanes / kWordsPerStrip * kWordsPerStrip;  // words of whole strips that a warp takes at a time, one a lane
 constexpr int kGatherWords = kGatherWarps * kLaneWords;                   // from one of a lane's words to its next
 constexpr int kGo = 8;                                                    // words of a lane at once when a row is normalised
@@ -129,10 +129,13 @@ constexpr int kNormShares = kGatherWarps * kGoes;  // parts of a row of the resi
 CF_BOTH constexpr int share_of_word(int64_t word) {
   return static_cast<int>(word / kLaneWords % kGatherWarps + word / (kGo * kGatherWords) * kGatherWarps);
 }
+// Cached positions that a partial result of attention covers, and how many results are added up together: so many that a CTA with kLeastSharedBytes
+// has room for them.
+CF_BOTH constexpr int part_tokens(int64_t head_dim) { return head_dim < 128 ? 64 : 32; }
+CF_BOTH constexpr int parts_at_once(int64_t head_dim) { return head_dim <= 128 ? 16 : 8; }
 constexpr int kRunTokens = 16;  // positions that surely lie one after the other: the smallest page
 constexpr int kMaxDownSlices = 4;
 constexpr int kMaxDecodeLayers = 128;
-constexpr int kPartsAtOnce = 16;       // partial results of attention added up together
 constexpr int kMaxLocalParts = 2;      // parts of a sequence that the positions of one launch may lie in
 constexpr int kPageTableShared = 512;  // page numbers kept in shared memory
 
@@ -158,7 +161,7 @@ struct DecodeWords {
 constexpr int kBuckets = 64;                         // of a search among the logits' bits: 6 bits a round
 constexpr int kRoundWords = (2 * kBuckets + 2) / 3;  // of a CTA in a round: two numbers for each
 
-constexpr int kStepsOfLaunch = kPartTokens;  // at most, so that the positions of a launch lie in kMaxLocalParts parts
+constexpr int kStepsOfLaunch = 32;  // at most, so that the positions of a launch lie in kMaxLocalParts parts
 
 // What launches that share words keep between them.
 struct DecodeState {
@@ -291,6 +294,7 @@ struct DecodeParams {
   int32_t max_parts;              // that `words.partials` has room for
   int32_t ring, window, trickle;  // chunks: in the ring, in flight while streaming, in flight while meeting
   int32_t activation_bytes;       // a multiple of 128
+  int32_t pass_tiles;             // of 16 activations without a norm that there is room for: a multiple of kPassTiles, or all
   int32_t scratch_bytes;          // of attention; a multiple of 128
   int32_t kv_buffers;             // 1 or 2
   int32_t cluster_size;           // divides the CTAs
@@ -392,10 +396,11 @@ constexpr int kDecodeSharedBytes = static_cast<int>((sizeof(DecodeShared) + 127)
 // Bytes of `rows` rows of activations: 4 bytes each, in two halves.
 CF_BOTH constexpr int64_t activation_bytes(int64_t elements, int rows) { return 4 * elements * rows; }
 // A part's keys and values in shared memory.
-CF_BOTH constexpr int64_t kv_buffer_bytes(int64_t head_dim) { return 2 * kPartTokens * 2 * head_dim; }
+CF_BOTH constexpr int64_t kv_buffer_bytes(int64_t head_dim) { return 2 * part_tokens(head_dim) * 2 * head_dim; }
 // Attention's scratch: the queries of a group, values of the warps (two of them), local parts of the group, parts of others, sines and cosines.
 CF_BOTH constexpr int64_t scratch_floats(int64_t group, int64_t head_dim, int64_t rotary_dim, int rows) {
-  return group * head_dim + 2 * kGatherWarps * head_dim + group * kMaxLocalParts * (head_dim + 4) + kPartsAtOnce * (head_dim + 4) + rotary_dim * rows;
+  return group * head_dim + 2 * kGatherWarps * head_dim + group * kMaxLocalParts * (head_dim + 4) + parts_at_once(head_dim) * (head_dim + 4) +
+         rotary_dim * rows;
 }
 
 // A partial result in shared memory: maximum, denominator, padding, values.

@@ -34,6 +34,7 @@ __device__ inline bool takes(JobKind kind) { return shared().params.takes >> kin
 
 // ---- The streaming threads
 
+template <int kRows>
 __device__ inline void stream() {
   const DecodeParams& p = shared().params;
   RingWriter ring;
@@ -44,7 +45,7 @@ __device__ inline void stream() {
 #pragma unroll 1
       for (int i = 0; i < items_of(layer); i++) {
         const JobKind kind = item(layer, i);
-        if (kind != kJobAttention && takes(kind) && !load_job(ring, kind, layer)) return ring.drain();
+        if (kind != kJobAttention && takes(kind) && !load_job<kRows>(ring, kind, layer)) return ring.drain();
       }
 }
 
@@ -340,7 +341,7 @@ __device__ bool set_up() {
   int table = 0;
   for (int row = 0, last; row < p.n_rows; row = last + 1) {
     const int pages = pages_of(row, last);
-    s.parts[row] = p.rows[row].position / kPartTokens;
+    s.parts[row] = p.rows[row].position / part_tokens(D);
     s.table_at[row] = table + pages <= kPageTableShared ? table : -1;
     if (table + pages <= kPageTableShared) table += pages;
   }
@@ -373,8 +374,8 @@ template <int D, class Weight, int kRows>
 __global__ void __launch_bounds__(kDecodeThreads, kCtasOfSm) decode(const __grid_constant__ DecodeParams params) {
   DecodeShared& s = shared();
   static_assert(sizeof(DecodeParams) % sizeof(uint32_t) == 0 && sizeof(DecodeParams) <= 4096);
-  static_assert(kDecodeSharedBytes + kRingChunkBytes + kv_buffer_bytes(D) + near_part_bytes(1, D) <=
-                (D <= 128 ? kLeastSharedBytes : kMostSharedBytes));
+  static_assert(kDecodeSharedBytes + kRingChunkBytes + kv_buffer_bytes(D) + scratch_floats(1, D, D, 1) * 4 + near_part_bytes(1, D) <=
+                kLeastSharedBytes);
   for (int i = threadIdx.x; i < static_cast<int>(sizeof(DecodeParams) / sizeof(uint32_t)); i += kDecodeThreads)
     reinterpret_cast<uint32_t*>(&s.params)[i] = reinterpret_cast<const uint32_t*>(&params)[i];
   __syncthreads();
@@ -399,7 +400,7 @@ __global__ void __launch_bounds__(kDecodeThreads, kCtasOfSm) decode(const __grid
   const int copies = static_cast<int>(threadIdx.x) - kProducts - kGathers;  // this thread of those that copy
   if (threadIdx.x < kProducts) multiply<D, Weight, kRows>();
   else if (copies < 0) gather<D, Weight, kRows>();
-  else if (copies < ptx::kCopyLanes) stream();
+  else if (copies < ptx::kCopyLanes) stream<kRows>();
   else if (copies >= kWarpLanes && copies < kWarpLanes + ptx::kCopyLanes && p.takes & kTakesAttention) DecodeAttention<D>::load_all();
   leave_cluster();
 }

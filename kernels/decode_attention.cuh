@@ -1,4 +1,4 @@
-// Attention of the rows of a decode step, by the gathering warps. Cached positions are cut into parts of kPartTokens. Of those that were
+// Attention of the rows of a decode step, by the gathering warps. Cached positions are cut into parts of part_tokens(). Of those that were
 // complete before the launch the CTAs of the owner's cluster take the first ones, as many as are their share of the work, and hand them
 // on through distributed shared memory; the others go to whichever CTA's turn it is, and come as words. The positions behind them belong
 // to the owner of a row and head, or of a row and key head, who appends what is new and adds all parts up in order. All parts are computed alike, so
@@ -33,6 +33,7 @@ template <int D>
 struct DecodeAttention {
   static constexpr int kHeadWords = D / kTileRows * kWordsPerStrip;
   static constexpr int kVector = D + 4;  // a partial result in scratch memory: maximum, denominator, padding, values
+  static constexpr int kPartTokens = part_tokens(D), kPartsAtOnce = parts_at_once(D);
   static constexpr int kWarpTokens = kPartTokens / kGatherWarps;
 
   struct Scratch {

@@ -70,8 +70,7 @@ struct Share {
   }
 };
 // Shares of a row of this model.
-__device__ inline int norm_shares() { return hidden_words() > kGo * kGatherWords ? kNormShares : kGatherWarps; }
-static_assert(kGoes == 2);
+__device__ inline int norm_shares() { return (hidden_words() + kGo * kGatherWords - 1) / (kGo * kGatherWords) * kGatherWarps; }
 
 __device__ inline bool has_three(int word) { return word % kWordsPerStrip != kWordsPerStrip - 1; }
 __device__ inline int column_of_word(int word) { return word / kWordsPerStrip * kTileRows + word % kWordsPerStrip * 3; }
@@ -80,16 +79,19 @@ __device__ inline int column_of_word(int word) { return word / kWordsPerStrip * 
 __device__ __forceinline__ float2 scale_of_row(int row) {
   const DecodeShared& s = shared();
   const int shares = norm_shares();
+  const auto each_share = [&](auto add) {
+#pragma unroll
+    for (int share = 0; share < kGatherWarps; share++) add(share);
+#pragma unroll 1
+    for (int share = kGatherWarps; share < shares; share++) add(share);
+  };
   float mean = 0, squares = 0;
-#pragma unroll
-  for (int share = 0; share < kNormShares; share++)
-    if (share < shares) mean += s.stats[row][share].x * s.counts[share];
+  each_share([&](int share) { mean += s.stats[row][share].x * s.counts[share]; });
   mean *= s.inverse_hidden;
-#pragma unroll
-  for (int share = 0; share < kNormShares; share++) {
+  each_share([&](int share) {
     const float2 of = s.stats[row][share];
-    if (share < shares) squares += of.y + (of.x - mean) * (of.x - mean) * s.counts[share];
-  }
+    squares += of.y + (of.x - mean) * (of.x - mean) * s.counts[share];
+  });
   return {mean, rsqrtf(squares * s.inverse_hidden + s.params.norm_eps)};
 }
 
@@ -152,7 +154,7 @@ template <class Weight>
 __device__ __forceinline__ void normalise_long_row(const uint4* words, const float4* vectors, uint32_t epoch) {
   wait_free();
 #pragma unroll 1
-  for (int share = gather_warp(); share < kNormShares; share += kGatherWarps) {
+  for (int share = gather_warp(); share < norm_shares(); share += kGatherWarps) {
     const LaneWord lane = lane_of_share(share);
     Share mine;
     mine.read(words, lane, epoch);

@@ -73,7 +73,17 @@ struct Job {
   __device__ int slice_end(int unit) const { return min(static_cast<int>(run.end), (slice_of(unit) + 1) * shape.strips); }
 };
 
+// Whether the product warps bring a job's activations by themselves; otherwise the gathering warps do, who normalise them.
+__device__ inline bool fetches(JobKind kind) { return kind == kJobO || kind == kJobDown; }
+// Where there is no room for all activations, the units whose sums are kept together go through them in passes of so many tiles.
+__device__ inline int pass_of(JobKind kind, int tiles) { return fetches(kind) ? min(shared().params.pass_tiles, tiles) : tiles; }
+template <int kRows>
+__device__ inline int units_at_once(int strips_of_unit) {
+  return kProducts / kTileRows / kRows / strips_of_unit;
+}
+
 // The streaming thread's part.
+template <int kRows>
 __device__ inline bool load_job(RingWriter& ring, JobKind kind, int layer) {
   const Job job(kind, layer);
   const int strips_of_unit = job.shape.strips_of_unit;
@@ -83,26 +93,31 @@ __device__ inline bool load_job(RingWriter& ring, JobKind kind, int layer) {
     const int slice = job.slice_of(unit), tiles = job.slice_tiles(unit);
     const int64_t row_bytes = static_cast<int64_t>(job.shape.tiles) * kTileBytes;
     const char* strip = job.weights + (unit - slice * job.shape.strips) * row_bytes + static_cast<int64_t>(job.slice_begin(slice)) * kTileBytes;
+    const int of_pass = pass_of(kind, tiles), at_once = of_pass < tiles ? units_at_once<kRows>(strips_of_unit) : end - unit;
 #pragma unroll 1
-    for (int i = unit; i < end; i++, strip += row_bytes) {
-      if (!ring.load_tiles(strip, tiles)) return false;
-      if (strips_of_unit == 2 && !ring.load_tiles(strip + job.shape.strips * row_bytes, tiles)) return false;
-    }
+    for (int first = unit; first < end; first += at_once, strip += at_once * row_bytes)
+#pragma unroll 1
+      for (int pass = 0; pass < tiles; pass += of_pass) {
+        const char* from = strip + static_cast<int64_t>(pass) * kTileBytes;
+        const int n = min(of_pass, tiles - pass);
+#pragma unroll 1
+        for (int i = first; i < min(end, first + at_once); i++, from += row_bytes) {
+          if (!ring.load_tiles(from, n)) return false;
+          if (strips_of_unit == 2 && !ring.load_tiles(from + job.shape.strips * row_bytes, n)) return false;
+        }
+      }
   }
   return true;
 }
 
-// Whether the product warps bring a job's activations by themselves; otherwise the gathering warps do, who normalise them.
-__device__ inline bool fetches(JobKind kind) { return kind == kJobO || kind == kJobDown; }
-
-// The activations of a job's slice that begins with `unit`.
+// The activations of `n` tiles, of which `pass` come before in the slice that begins with `unit`.
 template <int D, int kRows>
-__device__ __forceinline__ void fetch_slice(const Job& job, JobKind kind, int layer, int unit, uint32_t epoch) {
+__device__ __forceinline__ void fetch_pass(const Job& job, JobKind kind, int layer, int unit, int pass, int n, uint32_t epoch) {
   const DecodeParams& p = shared().params;
   const bool is_o = kind == kJobO;
   const int words = is_o ? p.n_heads * D / kTileRows * kWordsPerStrip : activation_words();
-  fetch<kRows>(words_at(is_o ? p.words.heads : p.words.activation, words, layer, 0) + job.slice_begin(job.slice_of(unit)) * kWordsPerStrip, words,
-               job.slice_tiles(unit) * kWordsPerStrip, epoch);
+  fetch<kRows>(words_at(is_o ? p.words.heads : p.words.activation, words, layer, 0) + (job.slice_begin(job.slice_of(unit)) + pass) * kWordsPerStrip,
+               words, n * kWordsPerStrip, epoch);
 }
 
 // What a product thread adds to its row's sum: the residual stream, and for a parallel residual the pieces of MLP-down. A phase that
@@ -154,7 +169,7 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
   // This thread finishes row `row_of_strip` of strip `slot` of those added up together, for row `launch_row` of the launch.
   const int at = static_cast<int>(threadIdx.x) / kTileRows, slot = at / kRows, launch_row = at % kRows,
             row_of_strip = static_cast<int>(threadIdx.x) % kTileRows;
-  const int at_once = kProducts / kTileRows / kRows / job.shape.strips_of_unit;
+  const int at_once = units_at_once<kRows>(job.shape.strips_of_unit);
   uint4* out;  // of this thread's row of the launch
   if (kind == kJobQkv) out = words_at(p.words.qkv, (p.n_heads + 2 * p.n_kv_heads) * D / kTileRows * kWordsPerStrip, layer, launch_row);
   else if (kind == kJobUp) out = words_at(p.words.activation, activation_words(), layer, launch_row);
@@ -164,7 +179,7 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
 #pragma unroll 1
   for (int slice_first = job.run.first, slice_end; slice_first < job.run.end; slice_first = slice_end) {
     slice_end = job.slice_end(slice_first);
-    const int tiles = job.slice_tiles(slice_first);
+    const int tiles = job.slice_tiles(slice_first), of_pass = pass_of(kind, tiles);
     bool waits = true;
     if (!fetches(kind)) activations_free();
 #pragma unroll 1
@@ -179,11 +194,17 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
         if (job.shape.other_bias != kNoVector) other_bias = __ldg(reinterpret_cast<const float*>(biases + job.shape.other_bias));
         if (adds) residual = residual_of(kind, layer, launch_row, row, epoch);
       }
-      if (waits && fetches(kind)) fetch_slice<D, kRows>(job, kind, layer, slice_first, epoch);
-      else if (waits) wait_activations();
-      waits = false;
-      if (tiles > 0) add_strips<Weight, kRows>(ring, strips, tiles);
-      ring.skip(strips * ring_chunks(tiles));
+      int pass = 0;
+      do {
+        const int n = min(of_pass, tiles - pass);
+        if (pass > 0) products_sync();  // all are done with the activations of the pass before
+        if (waits && fetches(kind)) fetch_pass<D, kRows>(job, kind, layer, slice_first, pass, n, epoch);
+        else if (waits) wait_activations();
+        waits = of_pass < tiles;
+        if (n > 0) add_strips<Weight, kRows>(ring, strips, n, pass > 0);
+        ring.skip(strips * ring_chunks(n));
+        pass += of_pass;
+      } while (pass < tiles);
       if (threadIdx.x == 0 && first + count == job.run.end)
         s.meeting = 1;  // the words of this phase are on their way, those of the next are waited for
       products_sync();

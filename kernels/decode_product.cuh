@@ -34,26 +34,23 @@ __device__ inline void multiply_tile(F16, float (&d)[4], uint4 a, uint2 b) { ptx
 __device__ inline void multiply_tile(Bf16, float (&d)[4], uint4 a, uint2 b) { ptx::multiply_bf16(d, a, b); }
 
 // Half a chunk is a warp's share of work at a time: few tiles, so that a short phase occupies many warps, and so many that waiting for the
-// chunk is a small part. Half h of a strip belongs to part h % kProductWarps of its sums; the parts are added up in order.
+// chunk is a small part. Half h of a strip is summed by itself and added to part h % kProductWarps of the strip's sums, in order; the parts
+// are added up in order. So a strip may be interrupted after every kProductWarps halves and go on with other activations.
 constexpr int kHalfTiles = kChunkTiles / 2;
+static_assert(kPassTiles == kProductWarps * kHalfTiles);
 __device__ inline int ring_chunks(int tiles) { return (tiles + kChunkTiles - 1) / kChunkTiles; }
 
 // shared().sums[part][strip * 16 kRows + row of the launch * 16 + row] = parts of the sums of `strips` strips, whose chunks begin at
-// `ring`, each with `tiles` tiles, times the activations. Four chains of sums, so that no product waits for the one before.
+// `ring`, each with `tiles` tiles, times the activations; if `goes_on`, added to what is there. Four chains of sums, so that no product
+// waits for the one before.
 template <class Weight, int kRows>
-__device__ __forceinline__ void add_strips(RingReader ring, int strips, int tiles) {
+__device__ __forceinline__ void add_strips(RingReader ring, int strips, int tiles, bool goes_on) {
   const int warp = static_cast<int>(threadIdx.x) / kWarpLanes, lane = static_cast<int>(threadIdx.x) % kWarpLanes;
   constexpr int kChains = 4, kGroups = (kRows + 3) / 4, kTileStride = kRows * kActivationTileBytes, kAtOnce = kRows == 1 ? 8 : 4;
-  float d[kGroups][kChains][4] = {};
   // Columns of a product: of row j of a group 2 j, rounded, and 2 j + 1, the rest. With one row only the first pair counts.
   const int column = lane >> 2, of_row = kRows == 1 ? 0 : column >> 1;
   const uint32_t order = column & 1 ? 0x7632u : 0x5410u;
   const char* const x_of_lane = activations() + of_row * kActivationTileBytes + (lane & 3) * 16;
-  const auto tile_times_x = [&](int chain, uint4 a, const uint4* b) {
-#pragma unroll
-    for (int group = 0; group < kGroups; group++)
-      multiply_tile(Weight(), d[group][chain], a, {__byte_perm(b[group].x, b[group].y, order), __byte_perm(b[group].z, b[group].w, order)});
-  };
   const bool reads = kRows > 1 || lane < 8;  // with one row: what the other lanes have goes into columns that nobody asks for
   const auto x_at = [&](int tile, int group) {
     uint4 x = {0, 0, 0, 0};
@@ -66,6 +63,12 @@ __device__ __forceinline__ void add_strips(RingReader ring, int strips, int tile
   ring.skip(warp / 2);
 #pragma unroll 1
   while (strip < strips) {
+    float d[kGroups][kChains][4] = {};
+    const auto tile_times_x = [&](int chain, uint4 a, const uint4* b) {
+#pragma unroll
+      for (int group = 0; group < kGroups; group++)
+        multiply_tile(Weight(), d[group][chain], a, {__byte_perm(b[group].x, b[group].y, order), __byte_perm(b[group].z, b[group].w, order)});
+    };
     const char* const a = ring.wait() + (half & 1) * (kHalfTiles * kTileBytes) + lane * 16;
     const int first = half * kHalfTiles, count = min(kHalfTiles, tiles - first);
     if (count == kHalfTiles) {
@@ -96,26 +99,22 @@ __device__ __forceinline__ void add_strips(RingReader ring, int strips, int tile
     __syncwarp();
     if (lane == 0) ring.release();
     ring.skip(kProductWarps / 2);
-    const int part = half % kProductWarps, of_strip = strip;
-    half += kProductWarps;
-    while (half >= halves) half -= halves, strip++;
-    if (strip == of_strip) continue;
-      // This lane has columns 2 j and 2 j + 1 for j = lane % 4, of rows lane / 4 and lane / 4 + 8.
+    // This lane has columns 2 j and 2 j + 1 for j = lane % 4, of rows lane / 4 and lane / 4 + 8.
+    const bool adds = goes_on || half >= kProductWarps;
 #pragma unroll
     for (int group = 0; group < kGroups; group++) {
       float both[4];
 #pragma unroll
       for (int i = 0; i < 4; i++) both[i] = (d[group][0][i] + d[group][1][i]) + (d[group][2][i] + d[group][3][i]);
       if (kRows > 1 || lane % 4 == 0) {
-        float* const to = shared().sums[part] + of_strip * kTileRows * kRows + (group * 4 + (kRows == 1 ? 0 : lane % 4)) * kTileRows + lane / 4;
-        to[0] = both[0] + both[1];
-        to[8] = both[2] + both[3];
+        float* const to =
+            shared().sums[half % kProductWarps] + strip * kTileRows * kRows + (group * 4 + (kRows == 1 ? 0 : lane % 4)) * kTileRows + lane / 4;
+        to[0] = (adds ? to[0] : 0.0f) + (both[0] + both[1]);
+        to[8] = (adds ? to[8] : 0.0f) + (both[2] + both[3]);
       }
-#pragma unroll
-      for (int chain = 0; chain < kChains; chain++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) d[group][chain][i] = 0;
     }
+    half += kProductWarps;
+    while (half >= halves) half -= halves, strip++;
   }
 }
 

@@ -11,7 +11,6 @@
 namespace cf::gpu {
 
 constexpr int kPrefillBlock = 64;  // positions: rows of a tile of attention, and keys that it takes at a time
-static_assert(kPrefillBlock == kPartTokens);
 
 // Activations on their way into a product, in the dtype of the weights: panels of 64 columns, a panel in groups of 8 rows, a group in eight
 // 8x8 matrices of 128 contiguous bytes. A tile's share of a panel is one linear copy, and an operand of wgmma and of ldmatrix.

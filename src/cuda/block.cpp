@@ -27,7 +27,7 @@ struct BlockLayout {
     };
     const auto place_words = [&](uint64_t words) { return place(mul(words, uint64_t(rows), sizeof(uint4))); };  // of each row
     const uint64_t hidden_words = uint64_t(gpu::words_of(c.hidden_size));
-    max_parts = int32_t(ceil_div(uint64_t(capacity_tokens), gpu::kPartTokens));
+    max_parts = int32_t(ceil_div(uint64_t(capacity_tokens), uint64_t(gpu::part_tokens(c.head_dim))));
     state = place(sizeof(gpu::DecodeState));
     hidden = place_words(2 * hidden_words);
     middle = place_words(c.parallel_residual ? 0 : hidden_words);

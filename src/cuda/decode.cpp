@@ -42,7 +42,7 @@ constexpr int32_t kNearParts = 16;
 
 // Shared memory of a launch: whole chunks, activations, attention's scratch, the rest.
 struct SharedMemory {
-  int32_t ring, activation_bytes, scratch_bytes, kv_buffers, near_parts = 0;
+  int32_t ring, activation_bytes, pass_tiles, scratch_bytes, kv_buffers, near_parts = 0;
   uint32_t total;
 
   SharedMemory(const cf_model_config& c, const DecodeShape& shape, int rows, uint64_t limit) : SharedMemory(c, shape.down_slices, rows, limit) {
@@ -53,18 +53,22 @@ struct SharedMemory {
     total += uint32_t(near_parts * part);
   }
   SharedMemory(const cf_model_config& c, int32_t down_slices, int rows, uint64_t limit) {
-    const int64_t tiles = gpu::tiles_of(c.intermediate_size), slice = (tiles + down_slices - 1) / down_slices * gpu::kTileRows;
-    const int64_t longest = std::max({int64_t(c.hidden_size), q_size(c), slice});
-    activation_bytes = int32_t(round_up(uint64_t(gpu::activation_bytes(longest, rows)), kAlignment));
+    const int64_t down = (gpu::tiles_of(c.intermediate_size) + down_slices - 1) / down_slices,
+                  without_norm = std::max(down, gpu::tiles_of(q_size(c)));
+    const int64_t normed = gpu::tiles_of(c.hidden_size), pass = std::max(normed / gpu::kPassTiles, int64_t{1}) * gpu::kPassTiles;
     scratch_bytes =
         int32_t(round_up(uint64_t(gpu::scratch_floats(c.n_heads / c.n_kv_heads, c.head_dim, c.rotary_dim, rows)) * sizeof(float), kAlignment));
-    for (kv_buffers = gpu::kKvBuffers;; kv_buffers--) {
+    const auto lay_out = [&](int64_t tiles_of_pass, int32_t buffers) {
+      pass_tiles = int32_t(tiles_of_pass), kv_buffers = buffers;
+      const int64_t tiles = std::max(normed, std::min(tiles_of_pass, without_norm));
+      activation_bytes = int32_t(round_up(uint64_t(gpu::activation_bytes(tiles * gpu::kTileRows, rows)), kAlignment));
       const int64_t fixed = activation_bytes + scratch_bytes + kv_buffers * gpu::kv_buffer_bytes(c.head_dim) + gpu::kDecodeSharedBytes;
       ring = int32_t(std::clamp<int64_t>((int64_t(limit) - fixed) / gpu::kRingChunkBytes, 0, gpu::kMaxRing));
-      if (ring < gpu::kLongRing && kv_buffers > 1) continue;
       total = uint32_t(ring * gpu::kRingChunkBytes + fixed);
-      return;
-    }
+    };
+    lay_out(without_norm, gpu::kKvBuffers);
+    if (ring < gpu::kLongRing) lay_out(without_norm, 1);
+    if (ring < gpu::kLongRing) lay_out(pass, 1);
   }
 };
 
@@ -96,8 +100,8 @@ DecodeShape::DecodeShape(const cf_model_config& c, const CudaDevice& device) {
   if (!decode_kernel(c.head_dim, CF_DTYPE_F16, 1)) unsupported("head_dim", c.head_dim, "32, 64, 80, 96, 128 or 256");
   if (c.hidden_size % gpu::kTileRows) unsupported("hidden_size", c.hidden_size, "a multiple of 16");
   if (c.intermediate_size % gpu::kTileRows) unsupported("intermediate_size", c.intermediate_size, "a multiple of 16");
-  if (c.hidden_size > gpu::kMaxHidden) unsupported("hidden_size", c.hidden_size, "at most 5120");
-  static_assert(gpu::kMaxHidden == 5120);
+  if (c.hidden_size > gpu::kMaxHidden) unsupported("hidden_size", c.hidden_size, "at most 16384");
+  static_assert(gpu::kMaxHidden == 16384);
   if (c.n_layers > gpu::kMaxDecodeLayers) unsupported("n_layers", c.n_layers, "at most 128");
   if (c.vocab_size > kMaxVocab) unsupported("vocab_size", c.vocab_size, "at most 524288");
   down_slices = down_slices_of(c);
@@ -123,7 +127,7 @@ DecodeLayout::DecodeLayout(const cf_model_config& c, int64_t capacity_tokens, co
   const uint64_t rows = uint64_t(shape.max_rows);
   const auto place_words = [&](uint64_t words) { return place(mul(words, rows, sizeof(uint4))); };  // of each row
   const uint64_t hidden_words = uint64_t(gpu::words_of(c.hidden_size));
-  max_parts = int32_t(ceil_div(uint64_t(capacity_tokens), gpu::kPartTokens));
+  max_parts = int32_t(ceil_div(uint64_t(capacity_tokens), uint64_t(gpu::part_tokens(c.head_dim))));
   state = place(sizeof(gpu::DecodeState));
   page_table = place(mul(ceil_div(uint64_t(capacity_tokens), gpu::kRunTokens), sizeof(int32_t)));
   sequence = place(sizeof(gpu::DecodeSequence) + mul(uint64_t(c.vocab_size), sizeof(float)) +
@@ -205,7 +209,7 @@ gpu::DecodeParams decode_params(const cf_model_config& c, const CudaWeights& wei
 int64_t steps_of_launch(const cf_model_config& c, const CudaDevice& device) {
   constexpr double kBytesPerSecond = 1.5e12, kLaunchSeconds = 50e-3;  // faster memory is not counted on
   const double seconds = 2.0 * double(parameter_count(c)) / std::min(device.bytes_per_second, kBytesPerSecond);
-  return std::clamp<int64_t>(int64_t(kLaunchSeconds / seconds), 1, 32);
+  return std::clamp<int64_t>(int64_t(kLaunchSeconds / seconds), 1, gpu::kStepsOfLaunch);
 }
 
 namespace {
@@ -218,7 +222,8 @@ struct LaunchKernel {
       : kernel(decode_kernel(config.head_dim, params.weight_dtype, row_size(params.n_rows))),
         memory(config, shape, row_size(params.n_rows), device.shared_memory_bytes) {
     params.ring = memory.ring, params.window = std::min(gpu::kWindow, memory.ring), params.trickle = std::min(gpu::kTrickle, memory.ring);
-    params.activation_bytes = memory.activation_bytes, params.scratch_bytes = memory.scratch_bytes, params.kv_buffers = memory.kv_buffers;
+    params.activation_bytes = memory.activation_bytes, params.pass_tiles = memory.pass_tiles, params.scratch_bytes = memory.scratch_bytes,
+    params.kv_buffers = memory.kv_buffers;
     params.near_parts = memory.near_parts;
   }
 };

@@ -29,7 +29,7 @@ def llama(hidden, layers, heads, kv_heads, inter, vocab, dtype="F16", head_dim=N
 SMALL = {
     "neox-80": neox(640, 3, 8, 2560, 999),
     "llama-64-gqa": llama(512, 3, 8, 2, 1376, 1003),
-    "neox-128-sequential": neox(512, 2, 4, 2048, 515, "BF16", parallel=False, act="gelu_new"),
+    "neox-128-sequential": neox(512, 2, 4, 2720, 515, "BF16", parallel=False, act="gelu_new"),
 }
 # As quickly made, with work for more CTAs than an H200 has SMs.
 WIDE = {
