@@ -410,11 +410,11 @@ CF_BOTH constexpr int64_t near_part_bytes(int64_t group, int64_t head_dim) { ret
 const void* convert_kernel();
 const void* tap_kernel();
 // decode_*.cu, each for one head_dim: for launches of up to `rows` rows.
-const void* decode_kernel_32(cf_dtype weight_dtype, int rows);
-const void* decode_kernel_64(cf_dtype weight_dtype, int rows);
-const void* decode_kernel_80(cf_dtype weight_dtype, int rows);
-const void* decode_kernel_96(cf_dtype weight_dtype, int rows);
-const void* decode_kernel_128(cf_dtype weight_dtype, int rows);
-const void* decode_kernel_256(cf_dtype weight_dtype, int rows);
+const void* decode_kernel_32(int rows);
+const void* decode_kernel_64(int rows);
+const void* decode_kernel_80(int rows);
+const void* decode_kernel_96(int rows);
+const void* decode_kernel_128(int rows);
+const void* decode_kernel_256(int rows);
 
 }  // namespace cf::gpu

@@ -52,7 +52,7 @@ __device__ inline void stream() {
 // ---- The gathering warps
 
 // The parts of this CTA in a layer.
-template <int D, class Weight>
+template <int D>
 __device__ __forceinline__ void attend(int layer, uint32_t epoch) {
   using Attention = DecodeAttention<D>;
   DecodeShared& s = shared();
@@ -75,8 +75,8 @@ __device__ __forceinline__ void attend(int layer, uint32_t epoch) {
     Attention::wait_part(s.done);
     const bool f16 = p.rows[item.row].kv_dtype == CF_DTYPE_F16;
     const typename Attention::Task task = {item.row, item.kv_head, item.part, item.owned != 0, item.head, item.owned ? s.plan.owner_heads : s.group};
-    if (task.owned && f16) Attention::template attend_owned<Weight, F16>(number, qkv, layer, task, epoch);
-    else if (task.owned) Attention::template attend_owned<Weight, Bf16>(number, qkv, layer, task, epoch);
+    if (task.owned && f16) Attention::template attend_owned<F16>(number, qkv, layer, task, epoch);
+    else if (task.owned) Attention::template attend_owned<Bf16>(number, qkv, layer, task, epoch);
     else if (f16) Attention::template attend_complete<F16>(number, qkv, layer, task, epoch, s.same_query);
     else Attention::template attend_complete<Bf16>(number, qkv, layer, task, epoch, s.same_query);
     gathers_sync();  // nobody reads the buffer any more, and what was appended is written
@@ -119,21 +119,21 @@ __device__ inline void tell_end(int n_steps, cf_status status) {
   to->launches = to->launches + 1;
 }
 
-template <int D, class Weight>
+template <int D>
 __device__ __noinline__ inline void attend_or_combine(int layer) {
   const uint32_t takes = shared().params.takes;
-  if (takes & kTakesAttention) attend<D, Weight>(layer, epoch_of_layer(layer));
-  else if (takes & kTakesCombine) DecodeAttention<D>::template combine<Weight>(layer, epoch_of_layer(layer));
+  if (takes & kTakesAttention) attend<D>(layer, epoch_of_layer(layer));
+  else if (takes & kTakesCombine) DecodeAttention<D>::combine(layer, epoch_of_layer(layer));
 }
 
-template <int D, class Weight, int kRows>
+template <int D, int kRows>
 __device__ void gather() {
   DecodeShared& s = shared();
   const DecodeParams& p = s.params;
 #pragma unroll 1
   while (s.go) {
-    if (p.block.part != kNoBlock) publish_block<Weight>(epoch_of_layer(-1), epoch_of_layer(0));
-    else if (p.begins) publish_embeddings<Weight>(epoch_of_layer(-1));
+    if (p.block.part != kNoBlock) publish_block(epoch_of_layer(-1), epoch_of_layer(0));
+    else if (p.begins) publish_embeddings(epoch_of_layer(-1));
     DecodeAttention<D>::set_angles();
     gathers_sync();
 #pragma unroll 1
@@ -141,8 +141,8 @@ __device__ void gather() {
       const int layer = at / 8;
       if (at % 8 >= items_of(layer)) continue;
       const JobKind kind = item(layer, at % 8);
-      if (kind == kJobAttention) attend_or_combine<D, Weight>(layer);
-      else if (takes(kind) && !fetches(kind)) gather_job<D, Weight, kRows>(kind, layer, epoch_of_layer(layer));
+      if (kind == kJobAttention) attend_or_combine<D>(layer);
+      else if (takes(kind) && !fetches(kind)) gather_job<D, kRows>(kind, layer, epoch_of_layer(layer));
     }
     if (!p.ends) break;
     roles_sync();
@@ -253,7 +253,7 @@ __device__ inline void leave_state() {
     for (int i = 0; i < s.step; i++) seen_tokens()[s.recent[i] / 32] |= 1u << (s.recent[i] & 31);
 }
 
-template <int D, class Weight, int kRows>
+template <int D, int kRows>
 __device__ void multiply() {
   DecodeShared& s = shared();
   const DecodeParams& p = s.params;
@@ -266,7 +266,7 @@ __device__ void multiply() {
 #pragma unroll 1
       for (int i = 0; i < items_of(layer); i++) {
         const JobKind kind = item(layer, i);
-        if (kind != kJobAttention && takes(kind)) ring = run_job<D, Weight, kRows>(ring, kind, layer, epoch_of_layer(layer));
+        if (kind != kJobAttention && takes(kind)) ring = run_job<D, kRows>(ring, kind, layer, epoch_of_layer(layer));
       }
     if (p.casts) cast_votes<kRows>();
     if (p.block.part != kNoBlock) {
@@ -370,7 +370,7 @@ __device__ inline void leave_cluster() {
   if (shared().params.cluster_size > 1) cluster_leave();
 }
 
-template <int D, class Weight, int kRows>
+template <int D, int kRows>
 __global__ void __launch_bounds__(kDecodeThreads, kCtasOfSm) decode(const __grid_constant__ DecodeParams params) {
   DecodeShared& s = shared();
   static_assert(sizeof(DecodeParams) % sizeof(uint32_t) == 0 && sizeof(DecodeParams) <= 4096);
@@ -398,19 +398,17 @@ __global__ void __launch_bounds__(kDecodeThreads, kCtasOfSm) decode(const __grid
     s.runs[i] = run_of(static_cast<JobKind>(i % kJobKinds), i / kJobKinds);
   meet_cluster();
   const int copies = static_cast<int>(threadIdx.x) - kProducts - kGathers;  // this thread of those that copy
-  if (threadIdx.x < kProducts) multiply<D, Weight, kRows>();
-  else if (copies < 0) gather<D, Weight, kRows>();
+  if (threadIdx.x < kProducts) multiply<D, kRows>();
+  else if (copies < 0) gather<D, kRows>();
   else if (copies < ptx::kCopyLanes) stream<kRows>();
   else if (copies >= kWarpLanes && copies < kWarpLanes + ptx::kCopyLanes && p.takes & kTakesAttention) DecodeAttention<D>::load_all();
   leave_cluster();
 }
 
 template <int D>
-const void* decode_kernel_of(cf_dtype weight_dtype, int rows) {
-  const bool f16 = weight_dtype == CF_DTYPE_F16;
-  if (rows <= 1) return f16 ? reinterpret_cast<const void*>(decode<D, F16, 1>) : reinterpret_cast<const void*>(decode<D, Bf16, 1>);
-  if (rows <= 4) return f16 ? reinterpret_cast<const void*>(decode<D, F16, 4>) : reinterpret_cast<const void*>(decode<D, Bf16, 4>);
-  return f16 ? reinterpret_cast<const void*>(decode<D, F16, 8>) : reinterpret_cast<const void*>(decode<D, Bf16, 8>);
+const void* decode_kernel_of(int rows) {
+  if (rows <= 1) return reinterpret_cast<const void*>(decode<D, 1>);
+  return rows <= 4 ? reinterpret_cast<const void*>(decode<D, 4>) : reinterpret_cast<const void*>(decode<D, 8>);
 }
 
 }  // namespace cf::gpu

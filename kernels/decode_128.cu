@@ -3,6 +3,6 @@
 
 namespace cf::gpu {
 
-const void* decode_kernel_128(cf_dtype weight_dtype, int rows) { return decode_kernel_of<128>(weight_dtype, rows); }
+const void* decode_kernel_128(int rows) { return decode_kernel_of<128>(rows); }
 
 }  // namespace cf::gpu

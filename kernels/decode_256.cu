@@ -3,6 +3,6 @@
 
 namespace cf::gpu {
 
-const void* decode_kernel_256(cf_dtype weight_dtype, int rows) { return decode_kernel_of<256>(weight_dtype, rows); }
+const void* decode_kernel_256(int rows) { return decode_kernel_of<256>(rows); }
 
 }  // namespace cf::gpu

@@ -3,6 +3,6 @@
 
 namespace cf::gpu {
 
-const void* decode_kernel_32(cf_dtype weight_dtype, int rows) { return decode_kernel_of<32>(weight_dtype, rows); }
+const void* decode_kernel_32(int rows) { return decode_kernel_of<32>(rows); }
 
 }  // namespace cf::gpu

@@ -3,6 +3,6 @@
 
 namespace cf::gpu {
 
-const void* decode_kernel_64(cf_dtype weight_dtype, int rows) { return decode_kernel_of<64>(weight_dtype, rows); }
+const void* decode_kernel_64(int rows) { return decode_kernel_of<64>(rows); }
 
 }  // namespace cf::gpu

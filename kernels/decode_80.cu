@@ -3,6 +3,6 @@
 
 namespace cf::gpu {
 
-const void* decode_kernel_80(cf_dtype weight_dtype, int rows) { return decode_kernel_of<80>(weight_dtype, rows); }
+const void* decode_kernel_80(int rows) { return decode_kernel_of<80>(rows); }
 
 }  // namespace cf::gpu

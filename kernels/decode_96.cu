@@ -3,6 +3,6 @@
 
 namespace cf::gpu {
 
-const void* decode_kernel_96(cf_dtype weight_dtype, int rows) { return decode_kernel_of<96>(weight_dtype, rows); }
+const void* decode_kernel_96(int rows) { return decode_kernel_of<96>(rows); }
 
 }  // namespace cf::gpu

@@ -459,13 +459,12 @@ struct DecodeAttention {
     return partial;
   }
   // A head's result as activations.
-  template <class Weight>
-  static __device__ void publish_head(int layer, int row, int head, const Partial& sum, uint32_t epoch, Weight) {
+  static __device__ void publish_head(int layer, int row, int head, const Partial& sum, uint32_t epoch) {
     const DecodeParams& p = shared().params;
     uint4* const words = words_at(p.words.heads, p.n_heads * kHeadWords, layer, row) + head * kHeadWords;
     const float inverse = 1.0f / sum.denominator;
 #pragma unroll
-    for (int i = 0; i < kValues; i++) publish_values(words, i, split<Weight>(sum.value[i] * inverse), epoch);
+    for (int i = 0; i < kValues; i++) publish_values(words, i, split(sum.value[i] * inverse), epoch);
   }
   // A head's values, one of each thread, become words.
   static __device__ void publish_values(uint4* head, int i, uint32_t value, uint32_t epoch) {
@@ -531,7 +530,7 @@ struct DecodeAttention {
 
   // A part behind the complete ones for a row and the heads of a group, and, after the last one, the sum of all; or, where that is
   // another launch's, the part as words.
-  template <class Weight, class Kv>
+  template <class Kv>
   static __device__ __noinline__ void attend_owned(int buffer_number, const uint4* qkv, int layer, Task task, uint32_t epoch) {
     const DecodeParams& p = shared().params;
     const Scratch scratch;
@@ -549,7 +548,7 @@ struct DecodeAttention {
         continue;
       }
       if (last_part == 0) {  // the only one: what add_parts would say
-        publish_head(layer, task.row, task.head + h, partial, epoch, Weight());
+        publish_head(layer, task.row, task.head + h, partial, epoch);
         continue;
       }
       float* const to = scratch.local + (h * kMaxLocalParts + part - complete) * kVector;
@@ -564,13 +563,12 @@ struct DecodeAttention {
 #pragma unroll 1
     for (int h = 0; h < task.heads; h++) {
       const int head = task.head + h;
-      publish_head(layer, task.row, head, add_parts(h, task.row, head, near, complete, last_part, epoch), epoch, Weight());
+      publish_head(layer, task.row, head, add_parts(h, task.row, head, near, complete, last_part, epoch), epoch);
     }
     if (near > 0 && gather_thread() == 0) shared().near_taken++;  // all have waited: they have met since
   }
 
   // The sums of the heads that this CTA owns, from words that an earlier launch left.
-  template <class Weight>
   static __device__ __noinline__ void combine(int layer, uint32_t epoch) {
     const DecodeShared& s = shared();
     const DecodeParams& p = s.params;
@@ -580,7 +578,7 @@ struct DecodeAttention {
       const int row = number / owners, first_head = (number - row * owners) * heads, last_part = position_of(row) / kPartTokens;
 #pragma unroll 1
       for (int head = first_head; head < first_head + heads; head++)
-        publish_head(layer, row, head, add_parts(0, row, head, 0, last_part + 1, last_part, epoch), epoch, Weight());
+        publish_head(layer, row, head, add_parts(0, row, head, 0, last_part + 1, last_part, epoch), epoch);
     }
   }
 

@@ -33,8 +33,7 @@ __device__ inline bool take_block(BlockEntry entry) {
 
 // The words that the layer begins with: each CTA publishes some. They are the residual stream; for MLP-down alone also its input, and with a
 // sequential residual the stream after attention.
-template <class Weight>
-__device__ __noinline__ void publish_block(uint32_t stream_epoch, uint32_t epoch) {
+__device__ __noinline__ inline void publish_block(uint32_t stream_epoch, uint32_t epoch) {
   const DecodeParams& p = shared().params;
   const BlockIo& io = p.block;
   const auto publish = [&](uint4* words, int n_words, int columns, uint32_t its_epoch, auto bits) {
@@ -49,7 +48,7 @@ __device__ __noinline__ void publish_block(uint32_t stream_epoch, uint32_t epoch
   const auto hidden = [&](int64_t at) { return load_element(io.hidden, io.dtype, at); };
   if (io.part == kBlockDown)
     publish(p.words.activation, activation_words(), p.intermediate_size, epoch,
-            [&](int64_t at) { return split<Weight>(load_element(io.mlp_activation, io.dtype, at)); });
+            [&](int64_t at) { return split(load_element(io.mlp_activation, io.dtype, at)); });
   if (io.part == kBlockDown && !p.parallel_residual)
     publish(p.words.middle, hidden_words(), p.hidden_size, epoch,
             [&](int64_t at) { return __float_as_uint(load_element(io.attention_output, io.dtype, at) + hidden(at)); });

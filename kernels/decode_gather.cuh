@@ -109,7 +109,7 @@ struct NormWord {
 };
 
 // Values that leave_values() left become normalised activations: the lane's words, `stride` apart.
-template <class Weight, int kRows>
+template <int kRows>
 __device__ __forceinline__ void normalise_left(const LaneWord& lane, int row, const float4* vectors, float2 scale, int stride) {
   const int n_words = hidden_words();
 #pragma unroll 2
@@ -120,13 +120,12 @@ __device__ __forceinline__ void normalise_left(const LaneWord& lane, int row, co
     const char* const tile = activations() + ((lane.strip + j * (stride / kWordsPerStrip)) * kRows + row) * kActivationTileBytes;
     uint32_t values[3];
 #pragma unroll
-    for (int e = 0; e < 3; e++) values[e] = split<Weight>(norm.apply(*reinterpret_cast<const float*>(tile + lane.at[e]), scale, e));
+    for (int e = 0; e < 3; e++) values[e] = split(norm.apply(*reinterpret_cast<const float*>(tile + lane.at[e]), scale, e));
     lane.store<kRows>(true, row, j, values, stride);
   }
 }
 
 // The residual stream's words to shared memory, normalised with `vectors`, as activations. One row of few words stays in registers ...
-template <class Weight>
 __device__ __forceinline__ void normalise_short_row(const uint4* words, const float4* vectors, uint32_t epoch) {
   const int warp = gather_warp(), n_words = hidden_words();
   const LaneWord lane = lane_of_share(warp);
@@ -144,13 +143,12 @@ __device__ __forceinline__ void normalise_short_row(const uint4* words, const fl
     if (j % (kGo / 4) == 0 && j * kGatherWords >= n_words) break;
     uint32_t values[3];
 #pragma unroll
-    for (int e = 0; e < 3; e++) values[e] = split<Weight>(norm[j].apply(mine.value[j][e], scale, e));
+    for (int e = 0; e < 3; e++) values[e] = split(norm[j].apply(mine.value[j][e], scale, e));
     lane.store<1>(lane.has(j, n_words), 0, j, values);
   }
 }
 
 // ... a longer one and several rows go through shared memory.
-template <class Weight>
 __device__ __forceinline__ void normalise_long_row(const uint4* words, const float4* vectors, uint32_t epoch) {
   wait_free();
 #pragma unroll 1
@@ -162,10 +160,10 @@ __device__ __forceinline__ void normalise_long_row(const uint4* words, const flo
     mine.leave_values<1>(lane, 0);
   }
   gathers_sync();
-  normalise_left<Weight, 1>(lane_of_share(gather_warp()), 0, vectors, scale_of_row(0), kGatherWords);
+  normalise_left<1>(lane_of_share(gather_warp()), 0, vectors, scale_of_row(0), kGatherWords);
 }
 
-template <class Weight, int kRows>
+template <int kRows>
 __device__ __forceinline__ void normalise_rows(const uint4* words, const float4* vectors, uint32_t epoch) {
   const DecodeShared& s = shared();
   const int n_words = hidden_words();
@@ -181,12 +179,12 @@ __device__ __forceinline__ void normalise_rows(const uint4* words, const float4*
       mine.leave_values<kRows>(lane, row);
     }
     __syncwarp();
-    normalise_left<Weight, kRows>(LaneWord(0), row, vectors, scale_of_row(row), kLaneWords);
+    normalise_left<kRows>(LaneWord(0), row, vectors, scale_of_row(row), kLaneWords);
   }
 }
 
 // The activations of a job that begins with a norm.
-template <int D, class Weight, int kRows>
+template <int D, int kRows>
 __device__ __noinline__ void gather_normalised(JobKind kind, int layer, uint32_t epoch) {
   const DecodeShared& s = shared();
   const DecodeParams& p = s.params;
@@ -195,16 +193,15 @@ __device__ __noinline__ void gather_normalised(JobKind kind, int layer, uint32_t
   const char* const vectors = kind == kJobHead ? s.final_norm : s.layers[layer] + (kind == kJobUp ? p.offsets.mlp_norm : p.offsets.attention_norm);
   const uint32_t stream_epoch = middle ? epoch : epoch - 1;
   constexpr bool kRegisters = kRows == 1 && D > 32 && D < 256;  // elsewhere too few are left
-  if (kRegisters && norm_shares() == kGatherWarps) normalise_short_row<Weight>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
-  else if (kRows == 1) normalise_long_row<Weight>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
-  else normalise_rows<Weight, kRows>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
+  if (kRegisters && norm_shares() == kGatherWarps) normalise_short_row(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
+  else if (kRows == 1) normalise_long_row(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
+  else normalise_rows<kRows>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
   if (gather_thread() == 0) shared().meeting = 0;
   activations_ready();
 }
 
 // The embeddings of the rows' tokens as words of the residual stream before layer 0: each CTA publishes some.
-template <class Weight>
-__device__ void publish_embeddings(uint32_t epoch) {
+__device__ inline void publish_embeddings(uint32_t epoch) {
   const DecodeShared& s = shared();
   const int n_words = hidden_words();
 #pragma unroll 1
@@ -213,16 +210,16 @@ __device__ void publish_embeddings(uint32_t epoch) {
     for (int word = static_cast<int>(blockIdx.x) + gather_thread() * static_cast<int>(gridDim.x); word < n_words;
          word += kGathers * static_cast<int>(gridDim.x)) {
       const int column = column_of_word(word), more = has_three(word) ? 1 : 0;
-      const auto bits = [&](int at) { return __float_as_uint(embedding<Weight>(s.token[row], at)); };
+      const auto bits = [&](int at) { return __float_as_uint(embedding(s.token[row], at)); };
       ptx::store_word(words_at(s.params.words.hidden, n_words, 0, row) + word, bits(column), bits(column + more), bits(column + 2 * more), epoch);
     }
 }
 
 // What the product warps need for a job that begins with a norm; run_job is the other end.
-template <int D, class Weight, int kRows>
+template <int D, int kRows>
 __device__ __forceinline__ void gather_job(JobKind kind, int layer, uint32_t epoch) {
   const Job job(kind, layer);
-  if (job.run.first < job.run.end) gather_normalised<D, Weight, kRows>(kind, layer, epoch);
+  if (job.run.first < job.run.end) gather_normalised<D, kRows>(kind, layer, epoch);
 }
 
 }  // namespace cf::gpu

@@ -159,7 +159,7 @@ __device__ __forceinline__ void leave_row(JobKind kind, float value, int launch_
 
 // This CTA's units of a job: products, what is added to them, and the words that the next phase reads. gather_job is the other end. Moves
 // `ring` past the job's chunks.
-template <int D, class Weight, int kRows>
+template <int D, int kRows>
 __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int layer, uint32_t epoch) {
   DecodeShared& s = shared();
   const DecodeParams& p = s.params;
@@ -201,7 +201,7 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
         if (waits && fetches(kind)) fetch_pass<D, kRows>(job, kind, layer, slice_first, pass, n, epoch);
         else if (waits) wait_activations();
         waits = of_pass < tiles;
-        if (n > 0) add_strips<Weight, kRows>(ring, strips, n, pass > 0);
+        if (n > 0) add_strips<kRows>(ring, strips, n, pass > 0);
         ring.skip(strips * ring_chunks(n));
         pass += of_pass;
       } while (pass < tiles);
@@ -222,7 +222,7 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
         if (of_block) leave_row(kind, value, launch_row, row);
       }
       if (kind != kJobHead) {
-        publish_strip(out + unit * kWordsPerStrip, kind == kJobUp ? split<Weight>(value) : __float_as_uint(value), epoch, mine);
+        publish_strip(out + unit * kWordsPerStrip, kind == kJobUp ? split(value) : __float_as_uint(value), epoch, mine);
       } else if (mine && row < p.vocab_size) {
         const bool finite = isfinite(value);
         if (float* const logits = p.rows[launch_row].logits) logits[row] = value;

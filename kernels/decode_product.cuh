@@ -11,12 +11,16 @@
 
 namespace cf::gpu {
 
+// Kernels for either dtype of weights are one: all warps go the same way where it matters.
+__device__ inline bool f16_weights() { return shared().params.weight_dtype == CF_DTYPE_F16; }
+
 // An activation: what the value rounds to in the low half, the rest in the high half.
 template <class Weight>
-__device__ uint32_t split(float value) {
+__device__ inline uint32_t split_as(float value) {
   const uint32_t rounded = Weight::round(value);
   return rounded | static_cast<uint32_t>(Weight::round(value - Weight::widen(static_cast<uint16_t>(rounded)))) << 16;
 }
+__device__ inline uint32_t split(float value) { return f16_weights() ? split_as<F16>(value) : split_as<Bf16>(value); }
 
 // Activations in shared memory: for each tile of 16 columns 64 bytes of each row of the launch. In those the columns lie as lanes read them:
 // 0 1 8 9, 2 3 10 11, 4 5 12 13, 6 7 14 15.
@@ -24,10 +28,10 @@ constexpr int kActivationTileBytes = 64;
 __device__ inline int place_in_tile(int column) { return ((column & 7) >> 1) * 16 + (column >> 3 & 1) * 8 + (column & 1) * 4; }
 
 // Element `column` of a token's embedding.
-template <class Weight>
-__device__ float embedding(int token, int column) {
+__device__ inline float embedding(int token, int column) {
   const DecodeParams& p = shared().params;
-  return Weight::widen(__ldg(reinterpret_cast<const uint16_t*>(shared().embedding) + packed_offset(token, column, p.hidden_size / kTileRows)));
+  const uint16_t bits = __ldg(reinterpret_cast<const uint16_t*>(shared().embedding) + packed_offset(token, column, p.hidden_size / kTileRows));
+  return f16_weights() ? F16::widen(bits) : Bf16::widen(bits);
 }
 
 __device__ inline void multiply_tile(F16, float (&d)[4], uint4 a, uint2 b) { ptx::multiply_f16(d, a, b); }
@@ -40,23 +44,61 @@ constexpr int kHalfTiles = kChunkTiles / 2;
 static_assert(kPassTiles == kProductWarps * kHalfTiles);
 __device__ inline int ring_chunks(int tiles) { return (tiles + kChunkTiles - 1) / kChunkTiles; }
 
-// shared().sums[part][strip * 16 kRows + row of the launch * 16 + row] = parts of the sums of `strips` strips, whose chunks begin at
-// `ring`, each with `tiles` tiles, times the activations; if `goes_on`, added to what is there. Four chains of sums, so that no product
-// waits for the one before.
-template <class Weight, int kRows>
-__device__ __forceinline__ void add_strips(RingReader ring, int strips, int tiles, bool goes_on) {
-  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes, lane = static_cast<int>(threadIdx.x) % kWarpLanes;
-  constexpr int kChains = 4, kGroups = (kRows + 3) / 4, kTileStride = kRows * kActivationTileBytes, kAtOnce = kRows == 1 ? 8 : 4;
+// Products of `count` tiles of a strip with their activations; `a` and `x`: what this lane reads of the first. Four chains of sums, so that no
+// product waits for the one before.
+constexpr int kChains = 4;
+template <class Weight, int kRows, int kGroups>
+__device__ __forceinline__ void multiply_half(const char* a, const char* x, int count, float (&d)[kGroups][kChains][4]) {
+  constexpr int kTileStride = kRows * kActivationTileBytes, kAtOnce = kRows == 1 ? 8 : 4;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
   // Columns of a product: of row j of a group 2 j, rounded, and 2 j + 1, the rest. With one row only the first pair counts.
-  const int column = lane >> 2, of_row = kRows == 1 ? 0 : column >> 1;
-  const uint32_t order = column & 1 ? 0x7632u : 0x5410u;
-  const char* const x_of_lane = activations() + of_row * kActivationTileBytes + (lane & 3) * 16;
+  const uint32_t order = lane >> 2 & 1 ? 0x7632u : 0x5410u;
+  const auto tile_times_x = [&](int chain, uint4 weights, const uint4* b) {
+#pragma unroll
+    for (int group = 0; group < kGroups; group++)
+      multiply_tile(Weight(), d[group][chain], weights, {__byte_perm(b[group].x, b[group].y, order), __byte_perm(b[group].z, b[group].w, order)});
+  };
   const bool reads = kRows > 1 || lane < 8;  // with one row: what the other lanes have goes into columns that nobody asks for
   const auto x_at = [&](int tile, int group) {
-    uint4 x = {0, 0, 0, 0};
-    if (reads) x = *reinterpret_cast<const uint4*>(x_of_lane + tile * kTileStride + group * 4 * kActivationTileBytes);
-    return x;
+    uint4 four = {0, 0, 0, 0};
+    if (reads) four = *reinterpret_cast<const uint4*>(x + tile * kTileStride + group * 4 * kActivationTileBytes);
+    return four;
   };
+  if (count == kHalfTiles) {
+#pragma unroll
+    for (int base = 0; base < kHalfTiles; base += kAtOnce) {
+      uint4 weights[kAtOnce], b[kAtOnce][kGroups];  // everything is asked for before anything is used
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++) weights[i] = ptx::load_tile(a + (base + i) * kTileBytes);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++)
+#pragma unroll
+        for (int group = 0; group < kGroups; group++) b[i][group] = x_at(base + i, group);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++) tile_times_x(i % kChains, weights[i], b[i]);
+    }
+  } else {
+#pragma unroll 1
+    for (int base = 0; base < count; base += kChains)
+#pragma unroll
+      for (int i = 0; i < kChains; i++) {
+        if (base + i >= count) break;
+        uint4 b[kGroups];
+#pragma unroll
+        for (int group = 0; group < kGroups; group++) b[group] = x_at(base + i, group);
+        tile_times_x(i, ptx::load_tile(a + (base + i) * kTileBytes), b);
+      }
+  }
+}
+
+// shared().sums[part][strip * 16 kRows + row of the launch * 16 + row] = parts of the sums of `strips` strips, whose chunks begin at
+// `ring`, each with `tiles` tiles, times the activations; if `goes_on`, added to what is there.
+template <int kRows>
+__device__ __forceinline__ void add_strips(RingReader ring, int strips, int tiles, bool goes_on) {
+  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes, lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+  constexpr int kGroups = (kRows + 3) / 4;
+  const int of_row = kRows == 1 ? 0 : lane >> 3;
+  const char* const x_of_lane = activations() + of_row * kActivationTileBytes + (lane & 3) * 16;
   const int halves = 2 * ring_chunks(tiles);  // of a strip; of the last one or two may be empty
   int strip = 0, half = warp;
   while (half >= halves) half -= halves, strip++;
@@ -64,38 +106,11 @@ __device__ __forceinline__ void add_strips(RingReader ring, int strips, int tile
 #pragma unroll 1
   while (strip < strips) {
     float d[kGroups][kChains][4] = {};
-    const auto tile_times_x = [&](int chain, uint4 a, const uint4* b) {
-#pragma unroll
-      for (int group = 0; group < kGroups; group++)
-        multiply_tile(Weight(), d[group][chain], a, {__byte_perm(b[group].x, b[group].y, order), __byte_perm(b[group].z, b[group].w, order)});
-    };
     const char* const a = ring.wait() + (half & 1) * (kHalfTiles * kTileBytes) + lane * 16;
     const int first = half * kHalfTiles, count = min(kHalfTiles, tiles - first);
-    if (count == kHalfTiles) {
-#pragma unroll
-      for (int base = 0; base < kHalfTiles; base += kAtOnce) {
-        uint4 weights[kAtOnce], x[kAtOnce][kGroups];  // everything is asked for before anything is used
-#pragma unroll
-        for (int i = 0; i < kAtOnce; i++) weights[i] = ptx::load_tile(a + (base + i) * kTileBytes);
-#pragma unroll
-        for (int i = 0; i < kAtOnce; i++)
-#pragma unroll
-          for (int group = 0; group < kGroups; group++) x[i][group] = x_at(first + base + i, group);
-#pragma unroll
-        for (int i = 0; i < kAtOnce; i++) tile_times_x(i % kChains, weights[i], x[i]);
-      }
-    } else {
-#pragma unroll 1
-      for (int base = 0; base < count; base += kChains)
-#pragma unroll
-        for (int i = 0; i < kChains; i++) {
-          if (base + i >= count) break;
-          uint4 x[kGroups];
-#pragma unroll
-          for (int group = 0; group < kGroups; group++) x[group] = x_at(first + base + i, group);
-          tile_times_x(i, ptx::load_tile(a + (base + i) * kTileBytes), x);
-        }
-    }
+    const char* const x = x_of_lane + first * (kRows * kActivationTileBytes);
+    if (f16_weights()) multiply_half<F16, kRows>(a, x, count, d);
+    else multiply_half<Bf16, kRows>(a, x, count, d);
     __syncwarp();
     if (lane == 0) ring.release();
     ring.skip(kProductWarps / 2);

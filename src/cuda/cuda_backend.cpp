@@ -68,8 +68,7 @@ class CudaBackend : public Backend {
     if (weight_dtype == CF_DTYPE_F32) fail(CF_ERROR_UNSUPPORTED, "weight_dtype F32 is for the CPU; CUDA keeps matrices as F16 or BF16");
     const DeviceScope scope(&context_, ordinal_);
     const DecodeShape shape(config, device());
-    for (const cf_dtype dtype : {CF_DTYPE_F16, CF_DTYPE_BF16})
-      if (weight_dtype == CF_DTYPE_AUTO || weight_dtype == dtype) prepare_decode(context_, config, shape, dtype, device());
+    prepare_decode(context_, config, shape, device());
   }
 
   cf_dtype default_kv_dtype() const override { return CF_DTYPE_F16; }

@@ -43,8 +43,8 @@ CudaSession::CudaSession(std::shared_ptr<Model> model, const cf_session_options&
       logits_(size_t(shape_.max_rows) * size_t(model_->config().vocab_size)) {
   Context& context = *model_->context();
   const DeviceScope scope(&context, device_.ordinal);
-  prepare_decode(context, model_->config(), shape_, weight_dtype_of(*model_), device_);
-  shape_ = in_clusters(context, model_->config(), shape_, weight_dtype_of(*model_), options.cluster_size, device_);
+  prepare_decode(context, model_->config(), shape_, device_);
+  shape_ = in_clusters(context, model_->config(), shape_, options.cluster_size, device_);
   memory_ = Buffer(context.device_memory(), layout_.end);
   if (options.stream) stream_ = static_cast<cudaStream_t>(options.stream);
   else check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "create a stream"), own_stream_ = true;

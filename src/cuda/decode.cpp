@@ -13,14 +13,14 @@ namespace cf {
 namespace {
 
 // The kernel of a head_dim for up to `rows` rows; NULL: not built.
-const void* decode_kernel(int32_t head_dim, cf_dtype weight_dtype, int rows) {
+const void* decode_kernel(int32_t head_dim, int rows) {
   switch (head_dim) {
-    case 32: return gpu::decode_kernel_32(weight_dtype, rows);
-    case 64: return gpu::decode_kernel_64(weight_dtype, rows);
-    case 80: return gpu::decode_kernel_80(weight_dtype, rows);
-    case 96: return gpu::decode_kernel_96(weight_dtype, rows);
-    case 128: return gpu::decode_kernel_128(weight_dtype, rows);
-    case 256: return gpu::decode_kernel_256(weight_dtype, rows);
+    case 32: return gpu::decode_kernel_32(rows);
+    case 64: return gpu::decode_kernel_64(rows);
+    case 80: return gpu::decode_kernel_80(rows);
+    case 96: return gpu::decode_kernel_96(rows);
+    case 128: return gpu::decode_kernel_128(rows);
+    case 256: return gpu::decode_kernel_256(rows);
     default: return nullptr;
   }
 }
@@ -97,7 +97,7 @@ DecodeShape::DecodeShape(const cf_model_config& c, const CudaDevice& device) {
   const auto unsupported = [](const char* field, int64_t value, const char* expected) {
     fail(CF_ERROR_UNSUPPORTED, field, " is ", value, "; CUDA needs ", expected);
   };
-  if (!decode_kernel(c.head_dim, CF_DTYPE_F16, 1)) unsupported("head_dim", c.head_dim, "32, 64, 80, 96, 128 or 256");
+  if (!decode_kernel(c.head_dim, 1)) unsupported("head_dim", c.head_dim, "32, 64, 80, 96, 128 or 256");
   if (c.hidden_size % gpu::kTileRows) unsupported("hidden_size", c.hidden_size, "a multiple of 16");
   if (c.intermediate_size % gpu::kTileRows) unsupported("intermediate_size", c.intermediate_size, "a multiple of 16");
   if (c.hidden_size > gpu::kMaxHidden) unsupported("hidden_size", c.hidden_size, "at most 16384");
@@ -152,8 +152,7 @@ gpu::DecodeWords DecodeLayout::words_in(std::byte* memory) const {
   return {at(hidden), at(middle), at(qkv), at(activation), at(down), at(heads), at(partials), at(votes), at(rounds)};
 }
 
-DecodeShape in_clusters(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, int32_t cluster_size,
-                        const CudaDevice& device) {
+DecodeShape in_clusters(Context& context, const cf_model_config& config, const DecodeShape& shape, int32_t cluster_size, const CudaDevice& device) {
   if (cluster_size == 0) cluster_size = kClusterSize;
   if (cluster_size == 1) return shape;
   if (!std::has_single_bit(uint32_t(cluster_size)))
@@ -164,7 +163,7 @@ DecodeShape in_clusters(Context& context, const cf_model_config& config, const D
   if (clusters == 0) fail(CF_ERROR_UNSUPPORTED, "cluster_size is ", cluster_size, "; a step of this model has work for ", shape.n_ctas, " CTAs");
   for (int rows : kRowSizes)
     if (rows <= shape.max_rows)
-      clusters = std::min(clusters, clusters_at_once(context, decode_kernel(config.head_dim, weight_dtype, rows), cluster_size, gpu::kDecodeThreads,
+      clusters = std::min(clusters, clusters_at_once(context, decode_kernel(config.head_dim, rows), cluster_size, gpu::kDecodeThreads,
                                                      SharedMemory(config, clustered, rows, device.shared_memory_bytes).total));
   if (clusters == 0) fail(CF_ERROR_UNSUPPORTED, "cluster_size is ", cluster_size, "; this device cannot place so many CTAs of a step together");
   clustered.n_ctas = clusters * cluster_size;
@@ -172,17 +171,16 @@ DecodeShape in_clusters(Context& context, const cf_model_config& config, const D
   return clustered;
 }
 
-void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, const CudaDevice& device) {
+void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, const CudaDevice& device) {
   uint32_t most = 0;
   for (int rows : kRowSizes)
     if (rows <= shape.max_rows) {
       const uint32_t total = SharedMemory(config, shape.down_slices, rows, device.shared_memory_bytes).total;
-      prepare_kernel(context, decode_kernel(config.head_dim, weight_dtype, rows), gpu::kDecodeThreads, total, device.shared_memory_bytes,
-                     "a step of this model");
+      prepare_kernel(context, decode_kernel(config.head_dim, rows), gpu::kDecodeThreads, total, device.shared_memory_bytes, "a step of this model");
       most = std::max(most, total);
     }
   cudaFuncAttributes attributes;
-  check_cuda(&context, cudaFuncGetAttributes(&attributes, decode_kernel(config.head_dim, weight_dtype, 1)), "look at a kernel");
+  check_cuda(&context, cudaFuncGetAttributes(&attributes, decode_kernel(config.head_dim, 1)), "look at a kernel");
   context.log().write(CF_LOG_DEBUG, "steps run in ", shape.n_ctas, " CTAs of at most ", most,
                       " bytes of shared memory, by code for compute capability ", attributes.ptxVersion / 10, ".", attributes.ptxVersion % 10,
                       gpu::kDelays ? ", with delays" : "");
@@ -219,8 +217,7 @@ struct LaunchKernel {
   SharedMemory memory;
 
   LaunchKernel(const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams& params, const CudaDevice& device)
-      : kernel(decode_kernel(config.head_dim, params.weight_dtype, row_size(params.n_rows))),
-        memory(config, shape, row_size(params.n_rows), device.shared_memory_bytes) {
+      : kernel(decode_kernel(config.head_dim, row_size(params.n_rows))), memory(config, shape, row_size(params.n_rows), device.shared_memory_bytes) {
     params.ring = memory.ring, params.window = std::min(gpu::kWindow, memory.ring), params.trickle = std::min(gpu::kTrickle, memory.ring);
     params.activation_bytes = memory.activation_bytes, params.pass_tiles = memory.pass_tiles, params.scratch_bytes = memory.scratch_bytes,
     params.kv_buffers = memory.kv_buffers;

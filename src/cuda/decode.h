@@ -38,10 +38,9 @@ struct DecodeLayout {
 };
 
 // The same shape in clusters of `cluster_size` CTAs, 0: as the library chooses, once the kernels are set up; throws if that cannot be.
-DecodeShape in_clusters(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, int32_t cluster_size,
-                        const CudaDevice& device);
+DecodeShape in_clusters(Context& context, const cf_model_config& config, const DecodeShape& shape, int32_t cluster_size, const CudaDevice& device);
 // Sets the kernels up for the device; throws if one cannot run there.
-void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, cf_dtype weight_dtype, const CudaDevice& device);
+void prepare_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, const CudaDevice& device);
 // The fields of params that the model alone decides.
 gpu::DecodeParams decode_params(const cf_model_config& config, const CudaWeights& weights, const DecodeShape& shape, const CudaDevice& device);
 // Enqueues the steps that `params` describes, whose rows and n_steps are set, in the launches of a mode (not AUTO); fills in what depends on
