@@ -156,10 +156,11 @@ struct DecodeWords {
   uint4* heads;       // [A D] attention output: activations
   uint4* partials;    // one of [rows, A, max_parts, partial_words]
   uint4* votes;       // [CTAs, rows], even and odd steps: best logit, its token, whether all were finite
-  uint4* rounds;      // [CTAs, kRoundWords], in turn: what CTAs tell each other while a token is drawn; then [2 kRoundWords], in turn: sums
+  uint4* rounds;      // [CTAs, kRoundWords], in turn: what CTAs tell each other while a token is drawn; [2 kRoundWords], in turn: sums; listed tokens
 };
-constexpr int kBuckets = 64;                         // of a search among the logits' bits: 6 bits a round
-constexpr int kRoundWords = (2 * kBuckets + 2) / 3;  // of a CTA in a round: two numbers for each
+constexpr int kBuckets = 64;           // of a search among the logits' bits: 6 bits a round
+constexpr int kRoundWords = kBuckets;  // of a CTA in a round: three numbers for each
+CF_BOTH constexpr int64_t words_of_rounds(int64_t ctas) { return 2 * (ctas + 2) * kRoundWords + kProducts; }
 
 constexpr int kStepsOfLaunch = 32;  // at most, so that the positions of a launch lie in kMaxLocalParts parts
 
@@ -167,7 +168,7 @@ constexpr int kStepsOfLaunch = 32;  // at most, so that the positions of a launc
 struct DecodeState {
   uint32_t epoch;     // of the last words
   uint32_t failed;    // 1: a wait ran out of time; for good
-  uint32_t listed;    // candidates of a draw on their way to all CTAs; 0 between draws
+  uint32_t listed;    // tokens of a draw on their way to all CTAs; 0 between draws
   uint32_t finished;  // CTAs of a block call; 0 between launches
 };
 
@@ -372,17 +373,17 @@ struct DecodeShared {
   float max[2][kGatherWarps], denominator[2][kGatherWarps];
   Candidate candidates[kProducts];
   int32_t token[kMaxStepRows];
-  int32_t step, epoch, finite, go;         // step: of this launch
-  int32_t progressed;                      // 1: the last step succeeded
-  int32_t steps_asked;                     // more than n_steps where there is no room for all
-  cf_status status;                        // of the sequence
-  float most[kMaxStepRows];                // the best logit
-  uint64_t totals[2 * kBuckets];           // of a round
-  int32_t recent[kStepsOfLaunch + 1];      // tokens that the sequence was fed in this launch
-  uint32_t least;                          // key of the least likely token that may be drawn
-  int32_t ties_allowed;                    // tokens of this CTA with that key that may
-  uint64_t mass, mass_within;              // of the tokens beyond it; of these and of those with this key
-  double enough;                           // of a search
+  int32_t step, epoch, finite, go;     // step: of this launch
+  int32_t progressed;                  // 1: the last step succeeded
+  int32_t steps_asked;                 // more than n_steps where there is no room for all
+  cf_status status;                    // of the sequence
+  float most[kMaxStepRows];            // the best logit
+  int32_t recent[kStepsOfLaunch + 1];  // tokens that the sequence was fed in this launch
+  uint32_t least;                      // key of the least likely token that may be drawn
+  int32_t last_tie;                    // the last token of this CTA with that key that may
+  uint64_t mass;                       // of a search: of the tokens beyond its key so far
+  double enough;
+  int32_t left;                            // tokens that would be listed
   int32_t found;                           // 1: there is a limit
   int32_t draws;                           // 1: the token is not simply the likeliest
   int32_t down_begin[kMaxDownSlices + 1];  // tiles before each slice of MLP-down

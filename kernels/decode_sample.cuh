@@ -2,8 +2,9 @@
 // cf_sampler_options, as src/sampler.cpp has them. What CTAs tell each other are whole numbers and maxima, so neither their number
 // nor their order shows.
 //
-// top-k and top-p end in a search for the key of the least likely token that may be drawn: six bits a round. In each round every CTA
-// says how much its tokens add to each of 64 ranges of keys, and all CTAs add up what all have said.
+// top-k and top-p search for the key of the least likely token that may be drawn: six bits a round. In each round every CTA says how much
+// its tokens add to each of 64 ranges of keys, and all CTAs add up what all have said. Once few tokens are left all CTAs list them, and each
+// finds the rest by itself; only of many that are equal, or nearly so, the search goes to its end.
 #pragma once
 
 #include <climits>
@@ -14,25 +15,37 @@ namespace cf::gpu {
 
 // ---- Meetings of the product warps of all CTAs
 
-// Where sums of a round lie: behind what all CTAs say in either set.
+// Rounds have two sets of words in turn: who says something in round e + 2 has read what is made of all that was said in round e + 1, so all have
+// left round e. The last round of a draw comes before the next step's votes.
+
+// Where sums of a round lie: behind what all CTAs say in either set; where listed tokens do: behind the sums.
 __device__ inline uint4* sums_of_round(uint32_t epoch) {
   return shared().params.words.rounds + (2 * static_cast<int>(gridDim.x) + 2 * static_cast<int>(epoch & 1)) * kRoundWords;
 }
+__device__ inline uint4* listed_words() { return sums_of_round(0) + 4 * kRoundWords; }
 
-// What this CTA says in a round: s.totals[i] for i < n, each below 2^32; then s.totals are the sums over all CTAs. Each word is added up by
+// What is counted in a round, where a product's sums are otherwise: by each warp, then `totals` of the CTA, then of all.
+struct Counted {
+  uint32_t of_warps[kProductWarps][3 * kBuckets];
+  uint64_t totals[3 * kBuckets];
+};
+static_assert(sizeof(Counted) <= sizeof(DecodeShared::sums));
+__device__ inline Counted& counted() { return *reinterpret_cast<Counted*>(&shared().sums[0][0]); }
+
+// What this CTA says in a round: totals[i] for i < n, each below 2^32; then they are the sums over all CTAs. Each word is added up by
 // one CTA, which says the sums: if all read what all say, the words take longer than another way through memory.
 __device__ __noinline__ inline void add_totals(int n, uint32_t epoch) {
-  DecodeShared& s = shared();
+  uint64_t* const totals = counted().totals;
   const int ctas = static_cast<int>(gridDim.x), thread = static_cast<int>(threadIdx.x), n_words = (n + 2) / 3;
   if (ctas == 1) return;
-  uint4* const round = s.params.words.rounds + (epoch & 1) * ctas * kRoundWords;
+  uint4* const round = shared().params.words.rounds + (epoch & 1) * ctas * kRoundWords;
   uint4* const sums = sums_of_round(epoch);
-  const auto total = [&](int i) { return i < n ? static_cast<uint32_t>(s.totals[i]) : 0u; };
+  const auto total = [&](int i) { return i < n ? static_cast<uint32_t>(totals[i]) : 0u; };
   if (thread < n_words)
     ptx::store_word(round + blockIdx.x * kRoundWords + thread, total(3 * thread), total(3 * thread + 1), total(3 * thread + 2), epoch);
   products_sync();
-  uint64_t(*const parts)[3] = reinterpret_cast<uint64_t(*)[3]>(&s.sums[0][0]);  // of each warp
-  static_assert(sizeof(uint64_t) * 3 * kProductWarps <= sizeof(s.sums));
+  uint64_t(*const parts)[3] = reinterpret_cast<uint64_t(*)[3]>(counted().of_warps);  // of each warp
+  static_assert(sizeof(uint64_t) * 3 * kProductWarps <= sizeof(Counted::of_warps));
 #pragma unroll 1
   for (int mine = static_cast<int>(blockIdx.x); mine < n_words; mine += ctas) {
     uint64_t sum[3] = {};
@@ -67,7 +80,7 @@ __device__ __noinline__ inline void add_totals(int n, uint32_t epoch) {
   products_sync();
   static_assert(2 * kRoundWords <= kProducts);
   if (thread < 2 * n_words) {
-    auto* const halves = reinterpret_cast<uint32_t*>(s.totals) + 3 * thread;  // little endian: as they were taken apart
+    auto* const halves = reinterpret_cast<uint32_t*>(totals) + 3 * thread;  // little endian: as they were taken apart
     const int left = 2 * n - 3 * thread;
     if (left > 0) halves[0] = sum[0].x;
     if (left > 1) halves[1] = sum[0].y;
@@ -108,20 +121,64 @@ __device__ inline uint64_t mass_of(float value, float most) {
   return static_cast<uint64_t>(exp(static_cast<double>(value) - static_cast<double>(most)) * 4294967296.0 + 0.5);
 }
 
+// ---- Few tokens
+
+// Tokens that every CTA knows, at most one to a product thread, as they came.
+struct Listed {
+  uint64_t order[kProducts];  // the key, then the complement of the token, so that likelier ones are greater, and of equals lower tokens; 0: none
+  uint64_t mass[kProducts];
+
+  // Mass of the tokens before `which`; 0: of all.
+  __device__ uint64_t mass_before(uint64_t which, int count) const {
+    uint64_t before = 0;
+#pragma unroll 4
+    for (int i = 0; i < count; i++) before += order[i] > which ? mass[i] : 0;
+    return before;
+  }
+};
+static_assert(sizeof(Listed) <= sizeof(DecodeShared::sums) && offsetof(DecodeShared, sums) % alignof(Listed) == 0);
+__device__ inline Listed& listed() { return *reinterpret_cast<Listed*>(&shared().sums[0][0]); }
+__device__ inline uint32_t key_of_order(uint64_t order) { return static_cast<uint32_t>(order >> 32); }
+__device__ inline int token_of_order(uint64_t order) { return static_cast<int>(~static_cast<uint32_t>(order)); }
+
+// All CTAs list the tokens with keys from `from` to `to`, s.left of them. This is no round, for a CTA may have none to list: who has read all
+// does not know that the others have left the last round. So the words are others, with that round's epoch, and written once a draw at most: who
+// draws again has counted votes that each CTA cast after it had read them.
+__device__ __noinline__ inline void list_tokens(uint32_t from, uint32_t to, float most, uint32_t epoch) {
+  const DecodeParams& p = shared().params;
+  const int thread = static_cast<int>(threadIdx.x), count = shared().left;
+  each_candidate([&](int token, float value) {
+    const uint32_t key = key_of(value);
+    if (key < from || key > to) return;
+    const uint32_t place = atomicAdd(&p.state->listed, 1);
+    if (place < kProducts) ptx::store_word(listed_words() + place, key, static_cast<uint32_t>(token), 0, epoch);  // more only if a wait has failed
+  });
+  uint4 word[1];
+  read_words<1>(
+      listed_words(), epoch, [&](int) { return thread; }, [&](int) { return thread < count; }, word);
+  const bool there = thread < count;
+  listed().order[thread] = there ? static_cast<uint64_t>(word[0].x) << 32 | ~word[0].y : 0;
+  listed().mass[thread] = there ? mass_of(value_of_key(word[0].x), most) : 0;
+  products_sync();
+  if (blockIdx.x == 0 && thread == 0) p.state->listed = 0;  // all words have come, so nobody adds to it any more
+}
+
+// ---- Search
+
 // A search for the largest key at which the tokens from it on, out of those with key `floor` or more, are enough; 0 if all of them
 // are not. They count one each, or their mass: then `share` of the whole is enough, else `share` tokens. s.least is the key so far, without
-// its last `shift` bits, s.mass what the tokens beyond it add up to, s.enough what is enough. State is in shared memory between these
-// functions: what they keep in registers the matrix products could not.
+// its last `shift` bits, s.mass what the tokens beyond it add up to, s.enough what is enough, s.left the tokens that make the difference and
+// would be listed: with the bits so far, or, if they count one each, all from s.least on. The search ends when these are at most kProducts.
+// State is in shared memory between these functions: what they keep in registers the matrix products could not.
 
-// How much this CTA's tokens add to each of 64 ranges of keys: into s.totals, of a mass the upper and the lower 16 bits apart, so that
-// each number stays below 2^32.
+// How much this CTA's tokens add to each of 64 ranges of keys: into totals, of a mass the upper and the lower 16 bits apart, so that
+// each number stays below 2^32, and how many they are.
 template <bool kMass>
 __device__ __noinline__ inline void count_buckets(int shift, uint32_t floor, float most) {
   DecodeShared& s = shared();
-  constexpr int kNumbers = kMass ? 2 * kBuckets : kBuckets;
+  constexpr int kNumbers = kMass ? 3 * kBuckets : kBuckets;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpLanes, bits = shift == 0 ? 2 : 6;
-  uint32_t(*const counts)[2 * kBuckets] = reinterpret_cast<uint32_t(*)[2 * kBuckets]>(&s.sums[0][0]);  // of each warp
-  static_assert(sizeof(uint32_t) * 2 * kBuckets * kProductWarps <= sizeof(s.sums));
+  auto& counts = counted().of_warps;
 #pragma unroll
   for (int i = thread % kWarpLanes; i < kNumbers; i += kWarpLanes) counts[warp][i] = 0;
   __syncwarp();
@@ -131,8 +188,9 @@ __device__ __noinline__ inline void count_buckets(int shift, uint32_t floor, flo
     const int bucket = static_cast<int>(key >> shift) & ((1 << bits) - 1);
     if (kMass) {
       const uint64_t mass = mass_of(value, most);
-      atomicAdd(&counts[warp][2 * bucket], static_cast<uint32_t>(mass >> 16));
-      atomicAdd(&counts[warp][2 * bucket + 1], static_cast<uint32_t>(mass & 0xffff));
+      atomicAdd(&counts[warp][3 * bucket], static_cast<uint32_t>(mass >> 16));
+      atomicAdd(&counts[warp][3 * bucket + 1], static_cast<uint32_t>(mass & 0xffff));
+      atomicAdd(&counts[warp][3 * bucket + 2], 1u);
     } else {
       atomicAdd(&counts[warp][bucket], 1u);
     }
@@ -142,7 +200,7 @@ __device__ __noinline__ inline void count_buckets(int shift, uint32_t floor, flo
     uint64_t sum = 0;
 #pragma unroll 1
     for (int i = 0; i < kProductWarps; i++) sum += counts[i][thread];
-    s.totals[thread] = sum;
+    counted().totals[thread] = sum;
   }
   products_sync();
 }
@@ -151,10 +209,11 @@ __device__ __noinline__ inline void count_buckets(int shift, uint32_t floor, flo
 template <bool kMass>
 __device__ __noinline__ inline bool choose_bucket(int shift, double share) {
   DecodeShared& s = shared();
+  const uint64_t* const totals = counted().totals;
   const int lane = static_cast<int>(threadIdx.x);
   if (lane < kWarpLanes) {
     // From the last bucket down: lane i has buckets 63 - 2 i and 62 - 2 i.
-    const auto total = [&](int bucket) { return kMass ? (s.totals[2 * bucket] << 16) + s.totals[2 * bucket + 1] : s.totals[bucket]; };
+    const auto total = [&](int bucket) { return kMass ? (totals[3 * bucket] << 16) + totals[3 * bucket + 1] : totals[bucket]; };
     const int high = kBuckets - 1 - 2 * lane;
     const uint64_t first = total(high), second = total(high - 1), above = shift == 26 ? 0 : s.mass;
     uint64_t until = first + second;  // of this lane's buckets and all beyond
@@ -172,7 +231,7 @@ __device__ __noinline__ inline bool choose_bucket(int shift, double share) {
       const bool in_first = static_cast<double>(with_first) >= enough;
       s.least = (shift == 26 ? 0 : s.least) | static_cast<uint32_t>(in_first ? high : high - 1) << shift;
       s.mass = in_first ? with_first - first : with_first;
-      s.mass_within = in_first ? with_first : with_second;
+      s.left = static_cast<int>(kMass ? totals[3 * (in_first ? high : high - 1) + 2] : in_first ? with_first : with_second);
     }
     if (lane == 0) s.enough = enough, s.found = found != 0;
     if (lane == 0 && !found) s.least = 0, s.mass = 0;
@@ -181,47 +240,74 @@ __device__ __noinline__ inline bool choose_bucket(int shift, double share) {
   return s.found;
 }
 
+// top-p's limit among the listed tokens, which have the bits of s.least so far: the first one with which the mass is enough is the last one in.
+__device__ __noinline__ inline void find_limit() {
+  DecodeShared& s = shared();
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < s.left) {
+    const uint64_t order = listed().order[thread], before = s.mass + listed().mass_before(order, s.left), until = before + listed().mass[thread];
+    if (static_cast<double>(before) < s.enough && static_cast<double>(until) >= s.enough)  // of one thread
+      s.least = key_of_order(order), s.last_tie = token_of_order(order);
+  }
+  products_sync();
+}
+
+// Returns the epoch of its last round. Without kMass s.left tokens from s.least on may be left to be listed.
 template <bool kMass>
 __device__ __forceinline__ uint32_t search(uint32_t floor, double share, float most, uint32_t epoch) {
+  DecodeShared& s = shared();
 #pragma unroll 1
-  for (int shift = 26; shift >= 0; shift = shift == 2 ? 0 : shift - 6) {
+  for (int shift = 26;; shift = shift == 2 ? 0 : shift - 6) {
     count_buckets<kMass>(shift, floor, most);
-    add_totals(kMass ? 2 * kBuckets : kBuckets, ++epoch);
-    if (!choose_bucket<kMass>(shift, share) || shift == 0) break;
+    add_totals(kMass ? 3 * kBuckets : kBuckets, ++epoch);
+    if (!choose_bucket<kMass>(shift, share)) break;
+    if (s.left <= kProducts) {
+      if (kMass) list_tokens(max(floor, s.least), s.least | ((1u << shift) - 1), most, epoch), find_limit();
+      break;
+    }
+    if (shift == 0) break;
   }
   return epoch;
 }
 
-// Of the tokens at the limit of top-p only the lowest may be drawn, as many as it takes: s.ties_allowed for this CTA's.
+// Of more tokens at the limit of top-p than can be listed only the lowest may be drawn, as many as it takes: s.last_tie of this CTA's. Until
+// that is known it counts them.
 __device__ __noinline__ inline uint32_t share_ties(float most, uint32_t epoch) {
   DecodeShared& s = shared();
+  uint64_t* const totals = counted().totals;
   const uint32_t least = s.least;
   const int ctas = static_cast<int>(gridDim.x), turn = turned_cta(s.params.n_layers, kJobHead);
   int mine = 0;
   each_candidate([&](int, float value) { mine += key_of(value) == least; });
-  if (threadIdx.x == 0) s.ties_allowed = 0, s.totals[0] = s.totals[1] = 0;
+  if (threadIdx.x == 0) s.last_tie = 0, totals[0] = totals[1] = 0;
   products_sync();
-  if (mine) atomicAdd(&s.ties_allowed, mine);
+  if (mine) atomicAdd(&s.last_tie, mine);
   products_sync();
   // In the place of its turn, so that the order is that of the tokens.
   uint4* const round = s.params.words.rounds + (++epoch & 1) * ctas * kRoundWords;
-  if (threadIdx.x == 0) ptx::store_word(round + turn * kRoundWords, static_cast<uint32_t>(s.ties_allowed), 0, 0, epoch);
+  if (threadIdx.x == 0) ptx::store_word(round + turn * kRoundWords, static_cast<uint32_t>(s.last_tie), 0, 0, epoch);
 #pragma unroll 1
   for (int cta = threadIdx.x; cta < ctas; cta += kProducts) {
     uint4 word[1];
     read_words<1>(
         round, epoch, [&](int) { return cta * kRoundWords; }, [](int) { return true; }, word);
-    auto* const totals = reinterpret_cast<unsigned long long*>(s.totals);
-    atomicAdd(&totals[0], static_cast<unsigned long long>(word[0].x));
-    if (cta < turn) atomicAdd(&totals[1], static_cast<unsigned long long>(word[0].x));
+    const auto add = [](uint64_t& sum, uint32_t more) { atomicAdd(reinterpret_cast<unsigned long long*>(&sum), more); };
+    add(totals[0], word[0].x);
+    if (cta < turn) add(totals[1], word[0].x);
   }
   products_sync();
   if (threadIdx.x == 0) {
     const double one = fmax(static_cast<double>(mass_of(value_of_key(least), most)), 1.0);
     const double wanted = ceil((s.enough - static_cast<double>(s.mass)) / one);  // the first one that reaches it counts
-    const int64_t all = static_cast<int64_t>(s.totals[0]), before = static_cast<int64_t>(s.totals[1]),
+    const int64_t all = static_cast<int64_t>(totals[0]), before = static_cast<int64_t>(totals[1]),
                   allowed = static_cast<int64_t>(fmin(fmax(wanted, 1.0), static_cast<double>(all)));
-    s.ties_allowed = allowed == all ? INT_MAX : static_cast<int>(max(allowed - before, int64_t{0}));
+    int left = allowed == all ? 0 : static_cast<int>(max(allowed - before, int64_t{0})), last = allowed == all ? INT_MAX : -1;
+#pragma unroll 1
+    for (int token = first_token(); token < end_token() && left > 0; token++) {  // seldom
+      const float logit = s.params.adjusted_logits[token];
+      if (logit != -INFINITY && key_of(logit / s.sequence.sampler.temperature) == least) last = token, left--;
+    }
+    s.last_tie = last;
   }
   products_sync();
   return epoch;
@@ -260,41 +346,29 @@ __device__ inline Draw best_draw_of_lanes(Draw best) {
   return best;
 }
 
-// The last token at the limit that this CTA may draw.
-__device__ __noinline__ inline int last_tie() {
-  DecodeShared& s = shared();
-  if (s.ties_allowed == INT_MAX) return INT_MAX;
+// The best draw of all threads, in every lane of warp 0.
+__device__ __forceinline__ Draw best_draw_of_threads(Draw best) {
+  Draw* const of_warps = reinterpret_cast<Draw*>(&shared().sums[0][0]);
+  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+  best = best_draw_of_lanes(best);
+  products_sync();  // what was listed there has been read
+  if (lane == 0) of_warps[threadIdx.x / kWarpLanes] = best;
   products_sync();
-  if (threadIdx.x == 0) {  // seldom
-    int left = s.ties_allowed, last = -1;
-#pragma unroll 1
-    for (int token = first_token(); token < end_token() && left > 0; token++) {
-      const float logit = s.params.adjusted_logits[token];
-      if (logit != -INFINITY && key_of(logit / s.sequence.sampler.temperature) == s.least) last = token, left--;
-    }
-    s.ties_allowed = last;
-  }
-  products_sync();
-  return s.ties_allowed;
+  return best_draw_of_lanes(lane < kProductWarps ? of_warps[lane] : Draw{0, -1});
 }
 
 // The best draw among this CTA's tokens, in every lane of warp 0.
-__device__ __noinline__ inline Draw best_of_cta(float most, int position, int last_tie) {
+__device__ __noinline__ inline Draw best_of_cta(float most, int position) {
   DecodeShared& s = shared();
   const DecodeSampler& sampler = s.sequence.sampler;
   Draw best = {0, -1};
   each_candidate([&](int token, float value) {
     const uint32_t key = key_of(value);
-    if (key < s.least || (key == s.least && token > last_tie)) return;
+    if (key < s.least || (key == s.least && token > s.last_tie)) return;
     if (sampler.min_p > 0 && !(exp(static_cast<double>(value) - static_cast<double>(most)) >= static_cast<double>(sampler.min_p))) return;
     best.take(static_cast<double>(value) + gumbel(sampler.seed, position, token), token);
   });
-  best = best_draw_of_lanes(best);
-  Draw* const of_warps = reinterpret_cast<Draw*>(&s.sums[0][0]);
-  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
-  if (lane == 0) of_warps[threadIdx.x / kWarpLanes] = best;
-  products_sync();
-  return best_draw_of_lanes(lane < kProductWarps ? of_warps[lane] : Draw{0, -1});
+  return best_draw_of_threads(best);
 }
 
 // The best draw of all CTAs into s.token[0].
@@ -325,65 +399,30 @@ __device__ __noinline__ inline void take_best_draw(Draw best, uint32_t epoch) {
   products_sync();
 }
 
-// ---- A few candidates
-
-// After top-k has left at most kProducts tokens, s.mass_within, every CTA learns of all and does the rest by itself: one meeting instead
-// of a search, and the same token.
-struct Listed {
-  uint64_t mass[kProducts];
-  uint32_t key[kProducts];
-  int32_t token[kProducts];
-  Draw best[kProductWarps];
-};
-static_assert(sizeof(Listed) <= sizeof(DecodeShared::sums) && alignof(Listed) <= 16);
-
-// All candidates, one to a thread, as they came, into shared memory. The keys from s.least on are theirs.
-__device__ __noinline__ inline void list_candidates(float most, uint32_t epoch) {
-  DecodeShared& s = shared();
-  const DecodeParams& p = s.params;
-  Listed& listed = *reinterpret_cast<Listed*>(&s.sums[0][0]);
-  uint4* const words = p.words.rounds + (epoch & 1) * static_cast<int>(gridDim.x) * kRoundWords;
-  const int thread = static_cast<int>(threadIdx.x), count = static_cast<int>(s.mass_within);
-  each_candidate([&](int token, float value) {
-    const uint32_t key = key_of(value);
-    if (key >= s.least) ptx::store_word(words + atomicAdd(&p.state->listed, 1), key, static_cast<uint32_t>(token), 0, epoch);
-  });
-  uint4 word[1];
-  read_words<1>(
-      words, epoch, [&](int) { return thread; }, [&](int) { return thread < count; }, word);
-  const bool there = thread < count;
-  listed.key[thread] = there ? word[0].x : 0;
-  listed.token[thread] = there ? static_cast<int>(word[0].y) : -1;
-  listed.mass[thread] = there ? mass_of(value_of_key(word[0].x), most) : 0;
-  products_sync();
-  if (blockIdx.x == 0 && thread == 0) p.state->listed = 0;  // all words have come, so nobody adds to it any more
-}
-
-// top-p, min-p and the draw among them, into s.token[0].
+// top-k, top-p, min-p and the draw among the listed tokens, into s.token[0]: the others are none of the top_k likeliest.
 __device__ __noinline__ inline void draw_listed(float most, int position) {
   DecodeShared& s = shared();
   const DecodeSampler& sampler = s.sequence.sampler;
-  Listed& listed = *reinterpret_cast<Listed*>(&s.sums[0][0]);
-  const int thread = static_cast<int>(threadIdx.x), count = static_cast<int>(s.mass_within), token = listed.token[thread];
-  const uint32_t key = listed.key[thread];
-  uint64_t all = 0, before = 0;  // mass of what is likelier
-#pragma unroll 1
-  for (int i = 0; i < count; i++) {
-    const uint64_t mass = listed.mass[i];
-    all += mass;
-    if (listed.key[i] > key || (listed.key[i] == key && listed.token[i] < token)) before += mass;
+  const int thread = static_cast<int>(threadIdx.x), count = s.left;
+  const uint64_t order = listed().order[thread];
+  const uint32_t key = key_of_order(order);
+  bool in = thread < count;
+  if (in) {
+    int likelier = 0;
+#pragma unroll 4
+    for (int i = 0; i < count; i++) likelier += key_of_order(listed().order[i]) > key;
+    in = likelier < sampler.top_k;
+    if (!in) listed().mass[thread] = 0;
   }
-  Draw best = {0, -1};
-  if (token >= 0) {
-    const float value = value_of_key(key);
-    const bool in_top = sampler.top_p >= 1 || static_cast<double>(before) < static_cast<double>(sampler.top_p) * static_cast<double>(all);
-    const bool likely = sampler.min_p <= 0 || exp(static_cast<double>(value) - static_cast<double>(most)) >= static_cast<double>(sampler.min_p);
-    if (in_top && likely) best = {static_cast<double>(value) + gumbel(sampler.seed, position, token), token};
-  }
-  best = best_draw_of_lanes(best);
-  if (thread % kWarpLanes == 0) listed.best[thread / kWarpLanes] = best;
   products_sync();
-  best = best_draw_of_lanes(thread % kWarpLanes < kProductWarps ? listed.best[thread % kWarpLanes] : Draw{0, -1});
+  if (in && sampler.top_p < 1) {
+    const double enough = static_cast<double>(sampler.top_p) * static_cast<double>(listed().mass_before(0, count));
+    in = static_cast<double>(listed().mass_before(order, count)) < enough;
+  }
+  const float value = value_of_key(key);
+  if (in && sampler.min_p > 0) in = exp(static_cast<double>(value) - static_cast<double>(most)) >= static_cast<double>(sampler.min_p);
+  const int token = token_of_order(order);
+  const Draw best = best_draw_of_threads(in ? Draw{static_cast<double>(value) + gumbel(sampler.seed, position, token), token} : Draw{0, -1});
   if (thread == 0 && best.token >= 0) s.token[0] = best.token;
   products_sync();
 }
@@ -395,21 +434,21 @@ __device__ __forceinline__ uint32_t draw_token(int position, uint32_t epoch) {
   const DecodeSampler& sampler = s.sequence.sampler;
   const float most = s.most[0] / sampler.temperature;
   if (sampler.temperature == 0 || !isfinite(most)) return epoch;  // by so low a temperature logits differ by more than any noise
-  if (threadIdx.x == 0) s.least = 0, s.ties_allowed = INT_MAX;
+  if (threadIdx.x == 0) s.least = 0, s.last_tie = INT_MAX;
   products_sync();
   if (sampler.top_k > 0) {
     epoch = search<false>(0, static_cast<double>(sampler.top_k), most, epoch);
-    if (s.found && s.mass_within <= kProducts) {
-      list_candidates(most, ++epoch);
+    if (s.found && s.left <= kProducts) {
+      list_tokens(s.least, UINT_MAX, most, epoch);
       draw_listed(most, position);
       return epoch;
     }
   }
   if (sampler.top_p < 1) {
     epoch = search<true>(s.least, static_cast<double>(sampler.top_p), most, epoch);
-    if (s.least > 0) epoch = share_ties(most, epoch);
+    if (s.found && s.left > kProducts) epoch = share_ties(most, epoch);
   }
-  take_best_draw(best_of_cta(most, position, last_tie()), ++epoch);
+  take_best_draw(best_of_cta(most, position), ++epoch);
   return epoch;
 }
 

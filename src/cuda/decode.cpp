@@ -143,7 +143,7 @@ DecodeLayout::DecodeLayout(const cf_model_config& c, int64_t capacity_tokens, co
   heads = place_words(2 * uint64_t(gpu::words_of(q_size(c))));
   partials = place_words(mul(uint64_t(c.n_heads), uint64_t(max_parts), uint64_t(gpu::partial_words(c.head_dim))));
   votes = place_words(2 * uint64_t(shape.n_ctas));
-  rounds = place(2 * uint64_t(shape.n_ctas + 2) * gpu::kRoundWords * sizeof(uint4));
+  rounds = place(uint64_t(gpu::words_of_rounds(shape.n_ctas)) * sizeof(uint4));
   end = at;
 }
 

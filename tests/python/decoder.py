@@ -213,6 +213,11 @@ class Session:
         check(lib.cf_decode_steps(self.handle, n_steps, outputs.options))
         return self.wait(outputs.step)
 
+    def draw_steps(self, n_steps: int) -> Step:
+        """Without outputs, so that a GPU draws the tokens by itself."""
+        check(lib.cf_decode_steps(self.handle, n_steps, ffi.NULL))
+        return self.wait()
+
     def decode_positions(self, tokens, **wanted) -> Step:
         outputs = _Outputs(self.model.vocab_size, len(tokens), **wanted)
         check(lib.cf_decode_positions(self.handle, _ints(tokens), len(tokens), outputs.options))
