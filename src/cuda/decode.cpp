@@ -152,11 +152,23 @@ gpu::DecodeWords DecodeLayout::words_in(std::byte* memory) const {
   return {at(hidden), at(middle), at(qkv), at(activation), at(down), at(heads), at(partials), at(votes), at(rounds)};
 }
 
+namespace {
+// Of the code that this device runs: 80 is compute capability 8.0.
+int capability_of_code(Context& context, const cf_model_config& config) {
+  cudaFuncAttributes attributes;
+  check_cuda(&context, cudaFuncGetAttributes(&attributes, decode_kernel(config.head_dim, 1)), "look at a kernel");
+  return attributes.ptxVersion;
+}
+}  // namespace
+
 DecodeShape in_clusters(Context& context, const cf_model_config& config, const DecodeShape& shape, int32_t cluster_size, const CudaDevice& device) {
   if (cluster_size == 0) cluster_size = kClusterSize;
   if (cluster_size == 1) return shape;
   if (!std::has_single_bit(uint32_t(cluster_size)))
     fail(CF_ERROR_UNSUPPORTED, "cluster_size is ", cluster_size, "; sessions on CUDA need 1, 2, 4, 8 or 16, or 0");
+  if (const int code = capability_of_code(context, config); code < 90)
+    fail(CF_ERROR_UNSUPPORTED, "cluster_size is ", cluster_size, "; this device runs code for compute capability ", code / 10, ".", code % 10,
+         ", which has no clusters");
   DecodeShape clustered = shape;
   clustered.cluster_size = cluster_size;
   int32_t clusters = shape.n_ctas / cluster_size;
@@ -179,11 +191,9 @@ void prepare_decode(Context& context, const cf_model_config& config, const Decod
       prepare_kernel(context, decode_kernel(config.head_dim, rows), gpu::kDecodeThreads, total, device.shared_memory_bytes, "a step of this model");
       most = std::max(most, total);
     }
-  cudaFuncAttributes attributes;
-  check_cuda(&context, cudaFuncGetAttributes(&attributes, decode_kernel(config.head_dim, 1)), "look at a kernel");
+  const int code = capability_of_code(context, config);
   context.log().write(CF_LOG_DEBUG, "steps run in ", shape.n_ctas, " CTAs of at most ", most,
-                      " bytes of shared memory, by code for compute capability ", attributes.ptxVersion / 10, ".", attributes.ptxVersion % 10,
-                      gpu::kDelays ? ", with delays" : "");
+                      " bytes of shared memory, by code for compute capability ", code / 10, ".", code % 10, gpu::kDelays ? ", with delays" : "");
 }
 
 gpu::DecodeParams decode_params(const cf_model_config& c, const CudaWeights& weights, const DecodeShape& shape, const CudaDevice& device) {
