@@ -145,14 +145,14 @@ def merge(arguments):
             about, *rows = [json.loads(line) for line in file.read_text().splitlines()]
             parts.append((about, rows))
     one = lambda key: ", ".join(sorted({about[key] or "?" for about, _ in parts}))  # noqa: E731
-    lines = ["# What the suites on a GPU showed", "", f"{one('date')}, {one('gpu')}, commit {one('commit')}, `tests/gpu/prove.py`.", "",
-             "| part | command | cases | ok | failed | skipped or not judged | s |", "|---|---|---|---|---|---|---|"]
+    lines = ["# What the suites on a GPU showed", "", f"{one('date')}, {one('gpu')}, `tests/gpu/prove.py`.", "",
+             "| part | command | commit | cases | ok | failed | skipped or not judged | s |", "|---|---|---|---|---|---|---|---|"]
     for about, rows in parts:
         ok = sum(row["result"] == "ok" for row in rows)
         failed = sum(row["result"].startswith("failed") for row in rows)
         other = sum(row["result"].startswith(("skipped", "not judged", "misjudged")) for row in rows)
         verdict = "" if about["status"] == 0 else " **failed**"
-        lines.append(f"| {about['part']}{verdict} | `{about['command']}` | {len(rows)} | {ok} | {failed} | {other} | {about['s']} |")
+        lines.append(f"| {about['part']}{verdict} | `{about['command']}` | {about['commit'] or '?'} | {len(rows)} | {ok} | {failed} | {other} | {about['s']} |")
     for about, rows in parts:
         lines += ["", f"## {about['part']}", "", about["last"], "", "| case | result | |", "|---|---|---|"]
         for row in rows:
