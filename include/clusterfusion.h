@@ -152,8 +152,8 @@ CF_API cf_status cf_device_query(cf_device_kind kind, int32_t ordinal, cf_device
 /* A flag that one thread raises and long calls of other threads look at. May be shared by any number of calls. */
 typedef struct cf_cancellation cf_cancellation;
 CF_API cf_status cf_cancellation_create(cf_cancellation** cancellation);
-/* Raises the flag: calls that hold it stop at the next layer boundary (CPU), launch boundary (CUDA) or layer (loading)
- * with CF_ERROR_CANCELLED, until cf_cancellation_reset. Safe from any thread and from a signal
+/* Raises the flag: calls that hold it stop at the next layer boundary (CPU), launch boundary or piece of a prompt (CUDA)
+ * or layer (loading) with CF_ERROR_CANCELLED, until cf_cancellation_reset. Safe from any thread and from a signal
  * handler; leaves cf_last_error as it is. */
 CF_API cf_status cf_cancellation_request(cf_cancellation* cancellation);
 CF_API cf_status cf_cancellation_reset(cf_cancellation* cancellation);

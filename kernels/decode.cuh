@@ -1,9 +1,10 @@
 // Decode steps of a model as one persistent cooperative launch: embedding, all blocks, head, and the most likely token, which is the next
 // step's input; for one row, or for several rows, which share every weight that is read.
 //
-// A CTA is eight warps that multiply, four that normalise what they multiply by and attend, and a thread (before compute capability 9.0 a
-// warp) that streams: it brings the CTA's share of all weights, phase after phase, through a ring in shared memory, and does not wait for
-// activations, so the memory is read all the time. Each of the three goes through the same sequence of work by itself and waits only for what
+// A CTA is eight warps that multiply, four that normalise what they multiply by and attend, and two threads (before compute capability 9.0
+// warps) that load: one brings the CTA's share of all weights, phase after phase, through a ring in shared memory, and does not wait for
+// activations, so the memory is read all the time; the other brings keys and values. Activations without a norm the multiplying warps bring
+// by themselves. Each of the four goes through the same sequence of work by itself and waits only for what
 // it needs, so that all that leads up to a wait is done when its end comes. Phases hand activations on as words that carry their epoch
 // (words.cuh). With a parallel residual a layer has three phases: {Q K V, MLP-up}, {attention, MLP-down}, {O, residuals}; otherwise five:
 // {Q K V}, {attention}, {O, residual}, {MLP-up}, {MLP-down, residual}. A block call is a launch of one layer that begins and ends with the

@@ -66,12 +66,14 @@ void Model::take_globals(Contents& contents, const std::vector<Tensor>& tensors,
 void Model::load_layer(int32_t layer, const std::vector<Tensor>& tensors, void* stream) {
   check_layer_tensors(config_, tensors, CF_ERROR_INVALID_ARGUMENT);
   auto lock = lock_for_loading();
+  loads_++;  // whether it succeeds or not
   take_layer(contents_, layer, tensors, stream);
 }
 
 void Model::load_globals(const std::vector<Tensor>& tensors, void* stream) {
   check_global_tensors(config_, tensors, CF_ERROR_INVALID_ARGUMENT);
   auto lock = lock_for_loading();
+  loads_++;
   take_globals(contents_, tensors, stream);
 }
 
@@ -108,6 +110,7 @@ void Model::load(const Checkpoint& checkpoint, const cf_model_options& options) 
   if (!same_config(config_, checkpoint.config)) fail(CF_ERROR_MISMATCH, "the directory's configuration differs from the model's");
   auto lock = lock_for_loading();
   contents_ = read_contents(checkpoint, options);
+  loads_++;
 }
 
 void Model::check_layer_loaded(int32_t layer) const {

@@ -30,7 +30,8 @@ class Model {
   void check_loaded() const;                               // throws CF_ERROR_NOT_LOADED unless everything is there
   void check_layer_loaded(int32_t layer) const;
   void query(cf_model_info& info) const;
-  uint64_t fingerprint() const;  // of configuration and weights, with lock_for_step held
+  uint64_t loads() const { return loads_; }  // ever, of a layer, the globals or everything, with lock_for_step held
+  uint64_t fingerprint() const;              // of configuration and weights, with lock_for_step held
 
   // Held by every step of the model; loading needs it to be free.
   std::shared_lock<std::shared_mutex> lock_for_step() const { return std::shared_lock(mutex_); }
@@ -57,6 +58,7 @@ class Model {
   const cf_dtype weight_dtype_;
   mutable std::shared_mutex mutex_;  // of contents_: shared by steps, exclusive for loading
   Contents contents_;
+  uint64_t loads_ = 0;
 };
 
 }  // namespace cf

@@ -11,7 +11,7 @@ namespace cf {
 
 namespace {
 
-constexpr int64_t kMaxCapacity = int64_t{1} << 31;  // positions fit the int32_t of the device side
+constexpr int64_t kMaxCapacity = INT32_MAX;  // positions and their number fit the int32_t of the device side
 
 std::shared_ptr<KvPool> pool_for(const std::shared_ptr<Model>& model, const cf_session_options& o) {
   if (o.pool) return o.pool->impl;
@@ -185,11 +185,13 @@ void Session::truncate(int64_t position) {
   settle(false);
   const int64_t now = known_position();
   if (position < 0 || position > now) fail(CF_ERROR_INVALID_ARGUMENT, "position is ", position, ", expected 0 to the present ", now);
+  check_changeable();
   go_back(position);
 }
 
 void Session::set_sampler(const cf_sampler_options* options) {
   InCall guard(*this);
+  check_changeable();
   Sampler next(take_struct(options, "options"), model_->config().vocab_size);
   next.copy_allowed(sampler_);
   sampler_ = std::move(next);
@@ -198,6 +200,7 @@ void Session::set_sampler(const cf_sampler_options* options) {
 
 void Session::set_allowed_tokens(const uint32_t* mask, size_t n_words) {
   InCall guard(*this);
+  check_changeable();
   sampler_.set_allowed(mask, n_words, model_->config().vocab_size);
   sampler_changed();
 }

@@ -91,6 +91,7 @@ class Session {
   virtual int64_t known_position() const = 0;
   // Takes in what enqueued work has come to; unless `wait`, CF_ERROR_BUSY while it is unfinished.
   virtual void settle(bool /*wait*/) {}
+  virtual void check_changeable() {}  // before anything of the session is changed but by steps
   virtual void sampler_changed() {}
   virtual void pages_shared() {}                                  // with a fork that has just been made
   virtual std::unique_ptr<Graph> capture_steps(int64_t n_steps);  // CF_ERROR_UNSUPPORTED, unless the backend has graphs

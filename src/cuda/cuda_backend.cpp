@@ -30,7 +30,8 @@ void read_device_rows(const Tensor& t, int64_t first, int64_t count, void* dst) 
 }
 
 int32_t find_device(const cf_context_options& o) {
-  int count = 0;
+  int count = 0, driver = 0;
+  if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0) fail(CF_ERROR_NO_DEVICE, "there is no CUDA driver on this machine");
   check_cuda(nullptr, cudaGetDeviceCount(&count), "find a device");
   const int32_t ordinal = o.n_devices ? o.devices[0] : 0;
   if (ordinal < 0 || ordinal >= count) fail(CF_ERROR_NO_DEVICE, "there is no CUDA device ", ordinal, ", only ", count);

@@ -35,14 +35,12 @@ CudaSession::CudaSession(std::shared_ptr<Model> model, const cf_session_options&
       device_(device),
       shape_(model_->config(), device),
       layout_(model_->config(), capacity_, shape_),
-      prefill_([&] {
-        const DeviceScope scope(model_->context().get(), device.ordinal);
-        return Prefill(*model_->context(), model_->config(), weight_dtype_of(*model_), pool_->kv_dtype(), device);
-      }()),
       prefill_memory_(std::move(prefill_memory)),
       logits_(size_t(shape_.max_rows) * size_t(model_->config().vocab_size)) {
   Context& context = *model_->context();
   const DeviceScope scope(&context, device_.ordinal);
+  if (options.stream) check_not_capturing(context, static_cast<cudaStream_t>(options.stream), "options.stream: a session cannot be created");
+  prepare_prefill();
   prepare_decode(context, model_->config(), shape_, device_);
   shape_ = in_clusters(context, model_->config(), shape_, options.cluster_size, device_);
   memory_ = Buffer(context.device_memory(), layout_.end);
@@ -62,10 +60,16 @@ CudaSession::CudaSession(std::shared_ptr<Model> model, const cf_session_options&
 CudaSession::~CudaSession() {
   try {
     const DeviceScope scope(model_->context().get(), device_.ordinal);
-    cudaStreamSynchronize(stream_);
+    if (!is_capturing(*model_->context(), stream_)) cudaStreamSynchronize(stream_);  // which would end the caller's capture
     if (own_stream_) cudaStreamDestroy(stream_);
   } catch (const Error&) {  // a lost device has no streams left
   }
+}
+
+void CudaSession::prepare_prefill() {
+  const cf_dtype dtype = weight_dtype_of(*model_);
+  if (!prefill_ || prefill_->weight_dtype() != dtype)
+    prefill_ = std::make_unique<const Prefill>(*model_->context(), model_->config(), dtype, pool_->kv_dtype(), device_);
 }
 
 uint64_t CudaSession::workspace_bytes(const cf_model_config& config, int64_t capacity_tokens, const CudaDevice& device) {
@@ -86,6 +90,11 @@ void CudaSession::upload_pages(cudaStream_t stream) {
 }
 
 // ---- What the device knows of the sequence
+
+void CudaSession::check_changeable() {
+  const DeviceScope scope(model_->context().get(), device_.ordinal);
+  check_not_capturing(*model_->context(), stream_, "a session cannot be changed");
+}
 
 void CudaSession::position_changed() {
   if (!memory_.data()) return;
@@ -182,6 +191,7 @@ bool CudaSession::fetch_result(bool wait_for_it, cf_result& result, std::string&
 // ---- Launches
 
 gpu::DecodeParams CudaSession::params() const {
+  weight_dtype_of(*model_);  // a layer may have been loaded again in another one
   gpu::DecodeParams p = decode_params(model_->config(), static_cast<const CudaWeights&>(model_->weights()), shape_, device_);
   p.words = layout_.words_in(memory_.as<std::byte>());
   p.max_parts = layout_.max_parts;
@@ -384,6 +394,7 @@ void CudaSession::fetch_rows(Row* rows, int64_t first, int64_t n, const Step& st
 bool CudaSession::run_prompt(Row* rows, int64_t n_rows, const Step& step) {
   if (is_cancelled(step.progress.cancellation)) return false;
   const DeviceScope scope(model_->context().get(), device_.ordinal);
+  prepare_prefill();
   const PrefillWeights weights = prefill_weights(model_->config(), static_cast<const CudaWeights&>(model_->weights()));
   const gpu::DecodeRow row = row_of(rows[0]);
   const gpu::PagedKv kv = {row.k, row.page_bytes, row.page_table, std::countr_zero(uint32_t(row.pages.tokens)), row.kv_dtype};
@@ -394,18 +405,18 @@ bool CudaSession::run_prompt(Row* rows, int64_t n_rows, const Step& step) {
   if (!taps.empty()) {
     for (int64_t i = 0; i < n_rows; i++) index.push_back(rows[i].index);
     visit = [&](int32_t layer, cf_tap_point point) {
-      taps.act(layer, point, prefill_.tap(point, position, n_rows, prefill_memory_->workspace.data()), index);
+      taps.act(layer, point, prefill_->tap(point, position, n_rows, prefill_memory_->workspace.data()), index);
     };
   }
   const std::lock_guard lock(prefill_memory_->mutex);
   void* const workspace = prefill_memory_->workspace.data();
   upload_pages(stream_);
-  prefill_.enqueue(weights, kv, token_log().tokens + position, position, n_rows, workspace, stream_, visit);
+  prefill_->enqueue(weights, kv, token_log().tokens + position, position, n_rows, workspace, stream_, visit);
   int64_t first = 0;
   while (first < n_rows && !needs_logits(rows[first])) first++;  // from there on all do
   for (int64_t n; first < n_rows; first += n) {
     n = std::min<int64_t>(shape_.max_rows, n_rows - first);
-    prefill_.enqueue_logits(weights, position, first, n, logits_at(0), workspace, stream_);
+    prefill_->enqueue_logits(weights, position, first, n, logits_at(0), workspace, stream_);
     fetch_rows(rows + first, 0, n, step);
     check(cudaStreamSynchronize(stream_), "run a prompt");
     for (int64_t i = 0; i < n; i++) finish_row(rows[first + i], logits_.data() + i * model_->config().vocab_size, step);
@@ -452,7 +463,7 @@ class CudaSession::CapturedSteps : public Graph {
     if (!s.ahead_) s.check_pending(CF_TOKEN_PENDING);
     auto lock = s.model_->lock_for_step();
     s.note_weights();
-    if (weights_ != &s.model_->weights()) {  // they were loaded anew
+    if (loads_ != s.model_->loads()) {  // there are other weights, which may lie where others were
       release();
       capture();
     }
@@ -471,7 +482,7 @@ class CudaSession::CapturedSteps : public Graph {
   void capture() {
     CudaSession& s = session_;
     const DeviceScope scope(s.model_->context().get(), s.device_.ordinal);
-    weights_ = &s.model_->weights();
+    loads_ = s.model_->loads();
     cudaStream_t stream;
     s.check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "create a stream");
     try {
@@ -495,7 +506,7 @@ class CudaSession::CapturedSteps : public Graph {
 
   CudaSession& session_;
   const int64_t n_steps_;
-  const Weights* weights_ = nullptr;
+  uint64_t loads_ = 0;  // of the model when the steps were captured
   cudaGraph_t graph_ = nullptr;
   cudaGraphExec_t executable_ = nullptr;
   size_t n_nodes_ = 0;
@@ -504,6 +515,7 @@ class CudaSession::CapturedSteps : public Graph {
 
 std::unique_ptr<Graph> CudaSession::capture_steps(int64_t n_steps) {
   if (!reserve_) fail(CF_ERROR_INVALID_ARGUMENT, "a graph needs a session that has reserved its capacity (reserve 1)");
+  auto lock = model_->lock_for_step();
   return std::make_unique<CapturedSteps>(*this, n_steps);
 }
 

@@ -37,9 +37,10 @@ class CudaSession : private PinnedLog, public HostSession {
   void enqueue_batch(const std::vector<Session*>& sessions, const int32_t* tokens, const Step& step) override;
   bool run_piece(Row* rows, int64_t n_rows, const Step& step) override;
   bool run_prompt(Row* rows, int64_t n_rows, const Step& step) override;
-  int64_t prompt_rows() const override { return prefill_.piece_rows(); }
+  int64_t prompt_rows() const override { return prefill_->piece_rows(); }
   bool fetch_result(bool wait, cf_result& result, std::string& sentence) override;
   void settle(bool wait) override;
+  void check_changeable() override;
   void position_changed() override;
   void pages_shared() override;
   void sampler_changed() override;
@@ -50,6 +51,7 @@ class CudaSession : private PinnedLog, public HostSession {
  private:
   class CapturedSteps;
 
+  void prepare_prefill();
   // What all launches of the session's model and memory have in common.
   gpu::DecodeParams params() const;
   // The sequence's own next steps.
@@ -78,9 +80,9 @@ class CudaSession : private PinnedLog, public HostSession {
   void check(cudaError_t error, const char* doing) const;
 
   const CudaDevice device_;
-  DecodeShape shape_;          // as the constructor leaves it
-  const DecodeLayout layout_;  // has room for the launches of any clusters
-  const Prefill prefill_;
+  DecodeShape shape_;                       // as the constructor leaves it
+  const DecodeLayout layout_;               // has room for the launches of any clusters
+  std::unique_ptr<const Prefill> prefill_;  // for the weights of the last prompt
   const std::shared_ptr<PrefillMemory> prefill_memory_;
   Buffer memory_;
   std::vector<float> logits_;         // [max_rows, V]

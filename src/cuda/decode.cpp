@@ -105,6 +105,9 @@ DecodeShape::DecodeShape(const cf_model_config& c, const CudaDevice& device) {
   if (c.n_layers > gpu::kMaxDecodeLayers) unsupported("n_layers", c.n_layers, "at most 128");
   if (c.vocab_size > kMaxVocab) unsupported("vocab_size", c.vocab_size, "at most 524288");
   down_slices = down_slices_of(c);
+  if (gpu::tiles_of(qkv_size(c)) > UINT16_MAX) unsupported("n_heads * head_dim", q_size(c), "at most 1048560 rows of Q, K and V together");
+  if (gpu::tiles_of(c.intermediate_size) > UINT16_MAX) unsupported("intermediate_size", c.intermediate_size, "at most 1048560");
+  static_assert(UINT16_MAX * gpu::kTileRows == 1048560 && gpu::kMaxHidden / gpu::kTileRows * gpu::kMaxDownSlices <= UINT16_MAX);
   // Every CTA needs a unit of MLP-down (kernels/words.cuh).
   n_ctas = int32_t(std::min<int64_t>(device.multiprocessors, gpu::tiles_of(c.hidden_size) * down_slices));
   qkv_ctas = qkv_ctas_of(c, n_ctas);
@@ -113,8 +116,9 @@ DecodeShape::DecodeShape(const cf_model_config& c, const CudaDevice& device) {
   for (int rows : kRowSizes)
     if (SharedMemory(c, down_slices, rows, device.shared_memory_bytes).ring >= (rows == 1 ? 1 : kRowsRing)) max_rows = rows;
   if (max_rows == 0)
-    fail(CF_ERROR_UNSUPPORTED, "this model needs more shared memory for a step than the ", device.shared_memory_bytes,
-         " bytes of an SM of this device");
+    fail(CF_ERROR_UNSUPPORTED, "a step of hidden_size ", c.hidden_size, ", head_dim ", c.head_dim, " and ", c.n_heads / c.n_kv_heads,
+         " heads for each of n_kv_heads needs ", SharedMemory(c, down_slices, 1, device.shared_memory_bytes).total + gpu::kRingChunkBytes,
+         " bytes of shared memory; an SM of this device has ", device.shared_memory_bytes);
 }
 
 DecodeLayout::DecodeLayout(const cf_model_config& c, int64_t capacity_tokens, const DecodeShape& shape) {

@@ -36,6 +36,7 @@ class Prefill {
   Prefill(Context& context, const cf_model_config& config, cf_dtype weight_dtype, cf_dtype kv_dtype, const CudaDevice& device);
   static uint64_t workspace_bytes(const cf_model_config& config, const CudaDevice& device);
 
+  cf_dtype weight_dtype() const { return weight_dtype_; }
   int64_t piece_rows() const { return rows_; }  // a multiple of kPrefillBlock
   uint64_t workspace_bytes() const { return layout_.end; }
 

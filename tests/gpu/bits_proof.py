@@ -551,6 +551,45 @@ def processes(report, row, lab):
         report.check(child.returncode == 0 and output.split() == lab.digests(), f"another process made {output.split()}, this one {lab.digests()}")
 
 
+def reloaded(report, row, lab):
+    """A session, and a graph of it, whose model is loaded anew, with other weights and in the other dtype: as a session that never knew others."""
+    other = {"F16": "BF16", "BF16": "F16"}[lab.dtype]
+    with tempfile.TemporaryDirectory() as folder, Context(lab.library, lab.arguments.device, **limits_of(lab.arguments)) as context:
+        directories = {
+            "own": lab.directory, **{f"seed {seed}": made_models.write(lab.name, f"{folder}/{seed}", seed) for seed in (8, 9)},
+            other: made_models.write(lab.name, f"{folder}/{other}", dtype=other)}
+
+        def text(session, steps):
+            session.truncate(0)
+            prefilled = session.prefill(lab.prompt[:20])
+            steps()
+            return prefilled, session.tokens(), session.step()
+
+        expected = {}
+        for name, directory in directories.items():
+            with context.load(directory) as model, model.session(CAPACITY) as session:
+                expected[name] = text(session, lambda: session.steps(8))
+        with context.load(lab.directory) as model, model.session(CAPACITY) as session:
+            captured = session.capture(1) if lab.arguments.device == "cuda" else None
+
+            def replay():
+                for _ in range(8):
+                    captured.launch()
+                session.wait()
+
+            for name in ("seed 8", "seed 9", "own", other, "seed 9"):
+                lab.library.call("cf_model_reload", model.handle, str(directories[name]).encode(), None)
+                if name == "seed 8":
+                    continue  # what is freed here may be where the next weights are
+                for way, steps in (("steps", lambda: session.steps(8)), ("replays", replay)):
+                    if captured or way == "steps":
+                        prefilled, tokens, last = text(session, steps)
+                        report.check(same(prefilled, expected[name][0]), f"{name}: other logits of a prompt")
+                        report.check(tokens == expected[name][1] and same(last, expected[name][2]), f"{name}: another text by {way}")
+            if captured:
+                captured.close()
+
+
 def cases():
     yield "configuration", configuration, ()
     yield "repeats", repeats, ()
@@ -561,7 +600,7 @@ def cases():
             yield f"graph of {n_steps}, {name}", graph, (name, n_steps)
     for size in (1, 2, 4, 8, 16):
         yield f"clusters of {size}", clusters, (size,)
-    for function in (no_clusters, beside, positions, batch, enqueued, cuts, pages, shared_pool, shuffled_cost, going_back, restored, sampling, processes,
+    for function in (no_clusters, beside, positions, batch, enqueued, cuts, pages, shared_pool, shuffled_cost, going_back, restored, sampling, reloaded, processes,
                      smaller_devices, another_library):
         yield function.__name__.replace("_", " "), function, ()
 

@@ -43,11 +43,12 @@ SHAPES = SMALL | WIDE | {
 }
 
 
-def write(name, folder):
-    """The checkpoint's directory below `folder`."""
-    config, dtype = SHAPES[name]
+def write(name, folder, seed=7, dtype=None):
+    """The checkpoint's directory below `folder`. dtype: of the tensors, in place of the shape's own."""
+    config, own_dtype = SHAPES[name]
+    dtype = dtype or own_dtype
     variant = Variant(name, config, dtype)
-    numbers = np.random.Generator(np.random.Philox(7)).standard_normal(PERIOD, np.float32)
+    numbers = np.random.Generator(np.random.Philox(seed)).standard_normal(PERIOD, np.float32)
     tables = {kind: weights.stored(values, dtype).data for kind, values in
               (("embedding", numbers), ("norm", 1 + 0.1 * numbers), ("vector", 0.1 * numbers), ("matrix", numbers * config["hidden_size"] ** -0.5))}
     tensors = {}

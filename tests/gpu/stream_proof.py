@@ -127,9 +127,13 @@ def refused(report, row, lab):
             attempt("outputs", lambda: session.enqueue("cf_decode_step"))
             attempt("wait", session.wait)
             attempt("reserve", lambda: enqueue_steps(growing, 1))
+            attempt("truncate", lambda: session.truncate(0))
+            attempt("sampler", lambda: session.sampler(temperature=1.0, seed=5))
+            attempt("create", lambda: lab.session(stream=stream.cuda_stream))
 
         replay = Captured(session, stream, 1, attempts)
-        for what, word in (("prompt", "captur"), ("outputs", "captured"), ("wait", "captur"), ("reserve", "reserve")):
+        for what, word in (("prompt", "captur"), ("outputs", "captured"), ("wait", "captur"), ("reserve", "reserve"), ("truncate", "captured"),
+                           ("sampler", "captured"), ("create", "options.stream")):
             report.check(word in found[what], f"{what}: {found[what]}")
             row[what] = found[what]
         replay(5)
