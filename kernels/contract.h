@@ -373,16 +373,16 @@ struct DecodeShared {
   float max[2][kGatherWarps], denominator[2][kGatherWarps];
   Candidate candidates[kProducts];
   int32_t token[kMaxStepRows];
-  int32_t step, epoch, finite, go;     // step: of this launch
-  int32_t progressed;                  // 1: the last step succeeded
-  int32_t steps_asked;                 // more than n_steps where there is no room for all
-  cf_status status;                    // of the sequence
-  float most[kMaxStepRows];            // the best logit
-  int32_t recent[kStepsOfLaunch + 1];  // tokens that the sequence was fed in this launch
-  uint32_t least;                      // key of the least likely token that may be drawn
-  int32_t last_tie;                    // the last token of this CTA with that key that may
-  uint64_t mass;                       // of a search: of the tokens beyond its key so far
-  double enough;
+  int32_t step, epoch, finite, go;         // step: of this launch
+  int32_t progressed;                      // 1: the last step succeeded
+  int32_t steps_asked;                     // more than n_steps where there is no room for all
+  cf_status status;                        // of the sequence
+  float most[kMaxStepRows];                // the best logit
+  int32_t recent[kStepsOfLaunch + 1];      // tokens that the sequence was fed in this launch
+  uint32_t least;                          // key of the least likely token that may be drawn
+  int32_t last_tie;                        // the last token of this CTA with that key that may
+  uint64_t mass;                           // of a search: of the tokens beyond its key so far
+  double enough;                           // of a search: what is
   int32_t left;                            // tokens that would be listed
   int32_t found;                           // 1: there is a limit
   int32_t draws;                           // 1: the token is not simply the likeliest

@@ -61,6 +61,13 @@ def close() -> np.ndarray:
     return logits
 
 
+def around_top_k() -> np.ndarray:
+    """More tokens than can be listed, then 200 that top_k of 457 still takes, then 250 so near to these that a search tells them apart late."""
+    logits = np.full(VOCAB, FAR)
+    logits[np.random.default_rng(6).permutation(VOCAB)[:707]] = [1.13] * 257 + [1.05] * 200 + [1.04] * 250
+    return logits
+
+
 CASES = {
     "half of four": (spread(4), dict(top_p=0.5)),  # mass before the third: just what is enough
     "a quarter of 8": (spread(8), dict(top_p=0.25)),
@@ -87,6 +94,7 @@ CASES = {
     "top-k with ties, top-p": (normal(4, 0.25), dict(top_k=6, top_p=0.8)),
     "top-k of more than are listed": (normal(5, 0.5), dict(top_k=400, top_p=0.5)),
     "top-k inside ties, top-p": (two_heights(2, 300), dict(top_k=3, top_p=0.02)),
+    "top-k near the limit of top-p": (around_top_k(), dict(top_k=457, top_p=0.99)),
     "top-k of two heights": (two_heights(5, 40), dict(top_k=3)),
     "more than there are": (spread(9), dict(top_k=5000, top_p=0.002)),
     "cool": (normal(6), dict(top_p=0.9, temperature=0.3)),
