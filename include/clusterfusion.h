@@ -319,7 +319,8 @@ CF_API cf_status cf_model_reload(cf_model* model, const char* directory, const c
 
 /* An empty model, to be filled by cf_load_layer and cf_load_globals. CF_ERROR_UNSUPPORTED for a shape that the
  * backend cannot run. On CUDA, for now: head_dim 32, 64, 80, 96, 128 or 256; hidden_size and intermediate_size multiples of 16; hidden_size
- * at most 16384, n_layers at most 128, vocab_size at most 524288; and what a step of the model needs has to fit into the device's shared memory. */
+ * at most 16384, intermediate_size and the rows of Q, K and V together at most 1048560, n_layers at most 128, vocab_size at most 524288; and
+ * what a step of the model needs has to fit into the device's shared memory. */
 CF_API cf_status cf_model_create(cf_context* context, const cf_model_config* config, const cf_model_options* options, cf_model** model);
 CF_API cf_status cf_model_destroy(cf_model* model);
 

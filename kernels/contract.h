@@ -24,9 +24,9 @@ constexpr bool kDelays = true;
 constexpr bool kDelays = false;
 #endif
 
-// Bytes of shared memory that a CTA may have: at 8.6, 8.9 and 12.x, the least of all targets; at 9.0 and 10.x, the most (CUDA programming guide, compute
-// capabilities). What fits beside the fixed parts depends on the model, and the host refuses those that do not.
-constexpr int kLeastSharedBytes = 99 << 10, kMostSharedBytes = 227 << 10;
+// Bytes of shared memory that a CTA may have at 8.6, 8.9 and 12.x, the least of all targets (CUDA programming guide, compute capabilities). What fits
+// beside the fixed parts depends on the model, and the host refuses those that do not.
+constexpr int kLeastSharedBytes = 99 << 10;
 
 #ifdef __CUDACC__
 #define CF_BOTH __host__ __device__  // callable from host and device
@@ -116,10 +116,11 @@ constexpr int kWindow = 3, kTrickle = 2;
 // tells only two laps apart, so the chunk that had the slot before must have come. In a ring of 4 + kWindow or more it has, since c was asked
 // for only when all up to c - kWindow had come.
 constexpr int kLongRing = kProductWarps / 2 + kWindow;
-constexpr int kKvBuffers = 2;                                             // parts of attention on their way or in use
-constexpr int kItems = 4;                                                 // that are known ahead
-constexpr int kMaxStepRows = 8;                                           // rows that a launch takes through the model together
-constexpr int kMaxHidden = 16384;                                         // hidden_size
+constexpr int kKvBuffers = 2;      // parts of attention on their way or in use
+constexpr int kItems = 4;          // that are known ahead
+constexpr int kMaxStepRows = 8;    // rows that a launch takes through the model together
+constexpr int kMaxHidden = 16384;  // hidden_size: shared memory has room for what its shares leave
+
 constexpr int kLaneWords = kWarpLanes / kWordsPerStrip * kWordsPerStrip;  // words of whole strips that a warp takes at a time, one a lane
 constexpr int kGatherWords = kGatherWarps * kLaneWords;                   // from one of a lane's words to its next
 constexpr int kGo = 8;                                                    // words of a lane at once when a row is normalised

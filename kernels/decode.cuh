@@ -4,11 +4,10 @@
 // A CTA is eight warps that multiply, four that normalise what they multiply by and attend, and two threads (before compute capability 9.0
 // warps) that load: one brings the CTA's share of all weights, phase after phase, through a ring in shared memory, and does not wait for
 // activations, so the memory is read all the time; the other brings keys and values. Activations without a norm the multiplying warps bring
-// by themselves. Each of the four goes through the same sequence of work by itself and waits only for what
-// it needs, so that all that leads up to a wait is done when its end comes. Phases hand activations on as words that carry their epoch
-// (words.cuh). With a parallel residual a layer has three phases: {Q K V, MLP-up}, {attention, MLP-down}, {O, residuals}; otherwise five:
-// {Q K V}, {attention}, {O, residual}, {MLP-up}, {MLP-down, residual}. A block call is a launch of one layer that begins and ends with the
-// caller's activations (decode_block.cuh).
+// by themselves. Each of the four goes through the same sequence of work by itself and waits only for what it needs, so that all that leads up
+// to a wait is done when its end comes. Phases hand activations on as words that carry their epoch (words.cuh). With a parallel residual a layer
+// has three phases: {Q K V, MLP-up}, {attention, MLP-down}, {O, residuals}; otherwise five: {Q K V}, {attention}, {O, residual}, {MLP-up},
+// {MLP-down, residual}. A block call is a launch of one layer that begins and ends with the caller's activations (decode_block.cuh).
 //
 // The order of every sum follows from the model's shape: the same bits for any number of CTAs and rows. The code of a layer must stay in the
 // instruction cache (128 KB), or every phase waits for memory: hence one function for all products, and loops that are not unrolled.
@@ -347,7 +346,7 @@ __device__ bool set_up() {
     if (table + pages <= kPageTableShared) table += pages;
   }
 #pragma unroll 1
-  for (int share = 0; share < kNormShares; share++) {
+  for (int share = 0; share < norm_shares(); share++) {
     s.counts[share] = static_cast<float>(p.share_counts[share]);
     s.inverse_counts[share] = 1.0f / static_cast<float>(max(p.share_counts[share], 1));
   }

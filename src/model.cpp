@@ -22,9 +22,10 @@ Model::Contents Model::empty_contents() const {
           0, CF_DTYPE_AUTO};
 }
 
-std::unique_lock<std::shared_mutex> Model::lock_for_loading() const {
+std::unique_lock<std::shared_mutex> Model::lock_for_loading() {
   std::unique_lock lock(mutex_, std::try_to_lock);
   if (!lock) fail(CF_ERROR_BUSY, "the model is in use by a step or by another loading call");
+  loads_++;
   return lock;
 }
 
@@ -66,14 +67,12 @@ void Model::take_globals(Contents& contents, const std::vector<Tensor>& tensors,
 void Model::load_layer(int32_t layer, const std::vector<Tensor>& tensors, void* stream) {
   check_layer_tensors(config_, tensors, CF_ERROR_INVALID_ARGUMENT);
   auto lock = lock_for_loading();
-  loads_++;  // whether it succeeds or not
   take_layer(contents_, layer, tensors, stream);
 }
 
 void Model::load_globals(const std::vector<Tensor>& tensors, void* stream) {
   check_global_tensors(config_, tensors, CF_ERROR_INVALID_ARGUMENT);
   auto lock = lock_for_loading();
-  loads_++;
   take_globals(contents_, tensors, stream);
 }
 
@@ -110,7 +109,6 @@ void Model::load(const Checkpoint& checkpoint, const cf_model_options& options) 
   if (!same_config(config_, checkpoint.config)) fail(CF_ERROR_MISMATCH, "the directory's configuration differs from the model's");
   auto lock = lock_for_loading();
   contents_ = read_contents(checkpoint, options);
-  loads_++;
 }
 
 void Model::check_layer_loaded(int32_t layer) const {

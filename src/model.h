@@ -30,7 +30,7 @@ class Model {
   void check_loaded() const;                               // throws CF_ERROR_NOT_LOADED unless everything is there
   void check_layer_loaded(int32_t layer) const;
   void query(cf_model_info& info) const;
-  uint64_t loads() const { return loads_; }  // ever, of a layer, the globals or everything, with lock_for_step held
+  uint64_t loads() const { return loads_; }  // begun ever, of a layer, the globals or everything, with lock_for_step held
   uint64_t fingerprint() const;              // of configuration and weights, with lock_for_step held
 
   // Held by every step of the model; loading needs it to be free.
@@ -51,7 +51,7 @@ class Model {
   void take_layer(Contents& contents, int32_t layer, const std::vector<Tensor>& tensors, void* stream) const;
   void take_globals(Contents& contents, const std::vector<Tensor>& tensors, void* stream) const;
   Contents read_contents(const Checkpoint& checkpoint, const cf_model_options& options) const;
-  std::unique_lock<std::shared_mutex> lock_for_loading() const;  // throws CF_ERROR_BUSY
+  std::unique_lock<std::shared_mutex> lock_for_loading();  // throws CF_ERROR_BUSY
 
   const std::shared_ptr<Context> context_;
   const cf_model_config config_;

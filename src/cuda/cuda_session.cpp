@@ -20,11 +20,10 @@ PinnedLog::PinnedLog(Context& context, int ordinal, int64_t capacity_tokens) {
 }
 
 namespace {
-cf_dtype weight_dtype_of(const Model& model) {
-  const cf_dtype dtype = static_cast<const CudaWeights&>(model.weights()).uniform_dtype();
-  if (dtype == CF_DTYPE_AUTO)
+// Of CudaWeights::uniform_dtype; it may change whenever a layer is loaded again.
+void check_one_dtype(cf_dtype uniform) {
+  if (uniform == CF_DTYPE_AUTO)
     fail(CF_ERROR_UNSUPPORTED, "some matrices are F16 and some BF16; load the model with one weight_dtype for CUDA sessions");
-  return dtype;
 }
 }  // namespace
 
@@ -67,7 +66,8 @@ CudaSession::~CudaSession() {
 }
 
 void CudaSession::prepare_prefill() {
-  const cf_dtype dtype = weight_dtype_of(*model_);
+  const cf_dtype dtype = static_cast<const CudaWeights&>(model_->weights()).uniform_dtype();
+  check_one_dtype(dtype);
   if (!prefill_ || prefill_->weight_dtype() != dtype)
     prefill_ = std::make_unique<const Prefill>(*model_->context(), model_->config(), dtype, pool_->kv_dtype(), device_);
 }
@@ -191,8 +191,8 @@ bool CudaSession::fetch_result(bool wait_for_it, cf_result& result, std::string&
 // ---- Launches
 
 gpu::DecodeParams CudaSession::params() const {
-  weight_dtype_of(*model_);  // a layer may have been loaded again in another one
   gpu::DecodeParams p = decode_params(model_->config(), static_cast<const CudaWeights&>(model_->weights()), shape_, device_);
+  check_one_dtype(p.weight_dtype);
   p.words = layout_.words_in(memory_.as<std::byte>());
   p.max_parts = layout_.max_parts;
   p.state = reinterpret_cast<gpu::DecodeState*>(at(layout_.state));

@@ -17,6 +17,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree
 from pathlib import Path
@@ -102,24 +103,20 @@ def run(part, arguments):
     rows_file = arguments.results / f"{part}.rows"
     rows_file.unlink(missing_ok=True)
     command, environment = command_of(part, arguments, rows_file)
-    start = time.monotonic()
+    start, lines = time.monotonic(), []
     print(f"== {part}", flush=True)
-    with open(arguments.results / f"{part}.txt", "w+") as log:  # as it comes: a part that is stopped has said where it was
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-                                   start_new_session=True)
-        try:
-            status = process.wait(arguments.limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            status = "no end"
-        log.seek(0)
-        text = log.read()
-    lines = text.splitlines() or [""]
-    if status == "no end":
-        print(*lines[-8:], sep="\n")
-    elif not arguments.quiet:
-        print(text, end="", flush=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+                               start_new_session=True)
+    limit = threading.Timer(arguments.limit, os.killpg, (process.pid, signal.SIGKILL))
+    limit.start()
+    with open(arguments.results / f"{part}.txt", "w") as log:
+        for line in process.stdout:
+            lines.append(line)
+            print(line, end="", file=log, flush=True)
+            if not arguments.quiet:
+                print(line, end="", flush=True)
+    status, text = process.wait(), "".join(lines)
+    limit.cancel()
     rows = rows_of(part, text, rows_file, "ok" if status == 0 else "see the log")
     rows_file.unlink(missing_ok=True)
     settings = [f"{name}={os.environ[name]!r}" for name in ("HEAD_DIMS", "LIMIT_S") if name in os.environ and part in TOOLS]
@@ -127,7 +124,7 @@ def run(part, arguments):
              "gpu": said_by(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]),
              "commit": arguments.commit or said_by(["git", "rev-parse", "--short", "HEAD"]),
              "command": " ".join([*settings, *PARTS[part]]), "status": status, "s": round(time.monotonic() - start, 1),
-             "last": lines[-1].strip()}
+             "last": lines[-1].strip() if lines else ""}
     (arguments.results / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [about, *rows]))
     print(f"== {part}: {'passed' if status == 0 else f'FAILED ({status})'}, {about['s']} s, {about['last']}", flush=True)
     return status == 0
