@@ -19,6 +19,13 @@ PinnedLog::PinnedLog(Context& context, int ordinal, int64_t capacity_tokens) {
   log_ = static_cast<gpu::SequenceLog*>(memory);
 }
 
+PinnedLog::~PinnedLog() {  // behind everything of the session that names its device
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;  // otherwise this would end a capture that goes on in this thread
+  cudaThreadExchangeStreamCaptureMode(&mode);
+  cudaFreeHost(log_);
+  cudaThreadExchangeStreamCaptureMode(&mode);
+}
+
 namespace {
 // Of CudaWeights::uniform_dtype; it may change whenever a layer is loaded again.
 void check_one_dtype(cf_dtype uniform) {

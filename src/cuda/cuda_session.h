@@ -15,7 +15,7 @@ class PinnedLog {
  public:
   PinnedLog(Context& context, int ordinal, int64_t capacity_tokens);
   PinnedLog(const PinnedLog&) = delete;
-  ~PinnedLog() { cudaFreeHost(log_); }
+  ~PinnedLog();
   gpu::SequenceLog* sequence_log() const { return log_; }
   TokenLog token_log() const { return {&log_->known, reinterpret_cast<int32_t*>(log_ + 1)}; }
 
