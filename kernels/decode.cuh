@@ -102,7 +102,7 @@ __device__ inline void tell_tokens(int fed) {
   const int position = s.sequence.position;  // after the step
   volatile int32_t* const tokens = p.log_tokens;
   tokens[position - 1] = fed;
-  tokens[position] = s.token[0];
+  tokens[position] = s.recent[s.step];
   __threadfence_system();
   *reinterpret_cast<volatile int64_t*>(&p.log->known) = position + 1;
 }

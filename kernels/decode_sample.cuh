@@ -283,17 +283,19 @@ __device__ __noinline__ inline uint32_t share_ties(float most, uint32_t epoch) {
   products_sync();
   if (mine) atomicAdd(&s.last_tie, mine);
   products_sync();
-  // In the place of its turn, so that the order is that of the tokens.
+  // In the place of its turn, so that the order is that of the tokens; three times (see store_word).
   uint4* const round = s.params.words.rounds + (++epoch & 1) * ctas * kRoundWords;
-  if (threadIdx.x == 0) ptx::store_word(round + turn * kRoundWords, static_cast<uint32_t>(s.last_tie), 0, 0, epoch);
+  const auto count = static_cast<uint32_t>(s.last_tie);
+  if (threadIdx.x == 0) ptx::store_word(round + turn * kRoundWords, count, count, count, epoch);
 #pragma unroll 1
   for (int cta = threadIdx.x; cta < ctas; cta += kProducts) {
     uint4 word[1];
     read_words<1>(
         round, epoch, [&](int) { return cta * kRoundWords; }, [](int) { return true; }, word);
     const auto add = [](uint64_t& sum, uint32_t more) { atomicAdd(reinterpret_cast<unsigned long long*>(&sum), more); };
-    add(totals[0], word[0].x);
-    if (cta < turn) add(totals[1], word[0].x);
+    const uint32_t its_count = word[0].x & word[0].y & word[0].z;
+    add(totals[0], its_count);
+    if (cta < turn) add(totals[1], its_count);
   }
   products_sync();
   if (threadIdx.x == 0) {

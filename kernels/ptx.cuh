@@ -21,7 +21,9 @@ __device__ inline uint32_t load_relaxed(const uint32_t* word) {
 __device__ inline void store_relaxed(uint32_t* word, uint32_t value) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(word), "r"(value)); }
 
 // A word of an exchange between CTAs: three numbers and the epoch they belong to, one access of 128 bits that never tears: PTX has scalars
-// of 128 bits from compute capability 7.0 on, for which it allows loads and stores that are strong at a scope, as for those of 64.
+// of 128 bits from compute capability 7.0 on, for which it allows loads and stores that are strong at a scope, as for those of 64. But ptxas 13.0
+// makes a load of each part of a word whose numbers are not all used, and then x may be of the word before: who reads a word uses all of it
+// (tests/gpu/whole_words.py).
 __device__ inline void store_word(uint4* word, uint32_t a, uint32_t b, uint32_t c, uint32_t epoch) {
   delay();
   const uint64_t low = static_cast<uint64_t>(b) << 32 | a, high = static_cast<uint64_t>(epoch) << 32 | c;

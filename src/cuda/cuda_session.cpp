@@ -19,7 +19,7 @@ PinnedLog::PinnedLog(Context& context, int ordinal, int64_t capacity_tokens) {
   log_ = static_cast<gpu::SequenceLog*>(memory);
 }
 
-PinnedLog::~PinnedLog() {  // behind everything of the session that names its device
+PinnedLog::~PinnedLog() {                                     // behind everything of the session that names its device
   cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;  // otherwise this would end a capture that goes on in this thread
   cudaThreadExchangeStreamCaptureMode(&mode);
   cudaFreeHost(log_);
