@@ -10,7 +10,7 @@
 
 namespace cf {
 
-PinnedLog::PinnedLog(Context& context, int ordinal, int64_t capacity_tokens) {
+PinnedLog::PinnedLog(Context& context, int ordinal, int64_t capacity_tokens) : ordinal_(ordinal) {
   const DeviceScope scope(&context, ordinal);
   const size_t bytes = sizeof(gpu::SequenceLog) + (size_t(capacity_tokens) + 1) * sizeof(int32_t);
   void* memory = nullptr;
@@ -19,11 +19,12 @@ PinnedLog::PinnedLog(Context& context, int ordinal, int64_t capacity_tokens) {
   log_ = static_cast<gpu::SequenceLog*>(memory);
 }
 
-PinnedLog::~PinnedLog() {                                     // behind everything of the session that names its device
-  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;  // otherwise this would end a capture that goes on in this thread
-  cudaThreadExchangeStreamCaptureMode(&mode);
-  cudaFreeHost(log_);
-  cudaThreadExchangeStreamCaptureMode(&mode);
+PinnedLog::~PinnedLog() {
+  try {
+    const DeviceScope scope(nullptr, ordinal_);  // without it this would end a capture that goes on in this thread
+    cudaFreeHost(log_);
+  } catch (const Error&) {  // a lost device has freed everything already
+  }
 }
 
 namespace {

@@ -20,6 +20,7 @@ class PinnedLog {
   TokenLog token_log() const { return {&log_->known, reinterpret_cast<int32_t*>(log_ + 1)}; }
 
  private:
+  const int ordinal_;
   gpu::SequenceLog* log_ = nullptr;
 };
 
