@@ -1,257 +1,267 @@
-"""What decoding costs, beside what it could cost at least and what others take for it, in one command:
+"""What decoding costs, beside what it could cost at least and what others take for it, in one command, on any GPU:
 
-    python3 tests/bench/bench.py --build build/release [--shapes pythia-2.8b,...] [--only tokens,contexts,...] [--results FILE.jsonl]
-    python3 tests/bench/bench.py --build build/release --quick --device cpu        the demo checkpoint on the CPU, in seconds: is all of it alive?
+    python3 tests/bench/bench.py --build build/release --results FILE.jsonl [--shapes pythia-2.8b,...] [--kinds contexts,prompts,...]
+    python3 tests/bench/bench.py --build build/release --results FILE.jsonl --checkpoint DIR [--text FILE]     a checkpoint of your own
+    python3 tests/bench/bench.py --build build/release --quick --device cpu        the demo checkpoint, in seconds: is all of it alive?
 
-Every number is a JSON line in FILE; a table of them comes last, and plots.py draws them. Checkpoints of published shapes have random weights, made
-here by transformers. Kinds of numbers:
+Every number is a JSON line, written as it comes; table and plots are made of the lines of one or more such files (summary.py, plots.py). A kind that fails
+leaves a row `error` with its sentence, the others go on, and the exit status is 1. The same command on the same file goes on with what is not done yet.
+Checkpoints of published shapes have random weights. tests/bench/README.md says what each number means.
 
-  floor     the time to stream a step's weights, without meetings between CTAs and with them (bench_floor); what ratios are to
-  tokens    one text of up to 2043 tokens from a prompt of 5: time per token, set-up, and the first token that transformers in fp32 would not choose
-  contexts  time per token at a held context: many steps in a call, and one by one as a host takes them
-  prompts   time to the first token
-  loading   a checkpoint from the page cache onto the device, beside the rate of a copy from the host; memory
-  peers     transformers, eager and compiled with a static cache, and llama.cpp where llama-bench is installed
-  quality   of the decode path itself on text held out of the demo checkpoint's training: perplexity and agreement with transformers in fp32
-
-What the steps of a call cost by mode, sampler, cluster size and rows is steps.py's.
+Kinds, of each shape:
 """
 
 import argparse
-import json
+import datetime
+import os
+import platform
 import shutil
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
-
-import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "gpu"), str(HERE.parent / "golden")]
-from sessions import Context, Library  # noqa: E402
+import bounds  # noqa: E402
+import decoding  # noqa: E402
+import fused  # noqa: E402
+import made_models  # noqa: E402
+import peers  # noqa: E402
+import phases  # noqa: E402
+import quality  # noqa: E402
+import summary  # noqa: E402
+from header import Library  # noqa: E402
+from lines import Lines  # noqa: E402
+from quality import DEMO  # noqa: E402
+from subject import QUICK, Sizes, Subject, Unavailable  # noqa: E402
 
-DEMO = HERE.parents[1] / "examples" / "demo_model"
-LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2043)
-CONTEXTS = (128, 512, 2047 - 64)
-PROMPTS = (512, 1900)
-STEPS, REPEATS = 32, 9  # of a call; of a measurement, of which the median counts
-KINDS = ("floor", "tokens", "contexts", "prompts", "loading", "peers", "quality")
-
-
-class Rows:
-    """The numbers, one JSON line each."""
-
-    def __init__(self, path):
-        self.rows, self.file = [], path and open(path, "w")
-
-    def add(self, kind, shape, who, **numbers):
-        row = {"kind": kind, "shape": shape, "who": who, **numbers}
-        self.rows.append(row)
-        shown = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in numbers.items())
-        print(f"{kind:9} {shape:14} {who:28} {shown}", flush=True)
-        if self.file:
-            print(json.dumps(row), file=self.file, flush=True)
-
-    def table(self):
-        floors = {row["shape"]: row["floor_ms"] for row in self.rows if row["kind"] == "floor"}
-        print("\n| shape | context | who | ms a token | x floor |\n|---|---|---|---|---|")
-        for row in self.rows:
-            if row["kind"] in ("contexts", "peers") and "ms" in row:
-                floor = floors.get(row["shape"])
-                print(f"| {row['shape']} | {row['context']} | {row['who']} | {row['ms']:.4f} | {row['ms'] / floor / row['bytes_ratio']:.3f} |" if floor
-                      else f"| {row['shape']} | {row['context']} | {row['who']} | {row['ms']:.4f} | |")
+KINDS = {  # in this order: those that need transformers' fp16 model are neighbours
+    "floor": (bounds.floor, "the least that a step can take: its weights streamed once; what ratios are to"),
+    "contexts": (decoding.contexts, "a step at held contexts: 32 in a call, a graph replay each, as seen by a host that takes each token"),
+    "rows": (decoding.rows, "up to eight rows at once: positions of a session, sessions"),
+    "tokens": (decoding.tokens, "one text from a prompt of five tokens: time per token, set-up, the first token that transformers in fp32 would not choose"),
+    "loading": (bounds.loading, "a checkpoint from the page cache onto the device; memory"),
+    "samplers": (decoding.samplers, "what sampling costs"),
+    "modes": (decoding.modes, "launch modes, direct and in graphs, by size of cluster"),
+    "phases": (phases.phases, "where a step's time goes, by launches of one phase each"),
+    "quality": (quality.quality, "agreement of the decode path with transformers in fp32, perplexity, repeatability"),
+    "prompts": (bounds.prompts, "time to the first token, beside the matrix products alone and transformers"),
+    "fused": (fused.fused, "parts of the library inside a transformers model"),
+    "eager": (peers.eager, "transformers as it is"),
+    "compiled": (peers.compiled, "transformers, compiled, with a static cache: takes minutes to compile"),
+    "llama.cpp": (peers.llama_cpp, "llama-bench, where it is installed, on --gguf SHAPE=FILE"),
+}
+DEFAULT_SHAPES = ["pythia-410m", "llama-3.2-1b", "pythia-2.8b"]
 
 
-class Subject:
-    """A checkpoint, in the library."""
-
-    def __init__(self, rows, library, context, name, directory):
-        self.rows, self.library, self.name, self.directory = rows, library, name, directory
-        start = time.perf_counter()
-        self.model = context.load(directory)
-        self.load_s = time.perf_counter() - start
-        self.config = self.model.config
-        self.limit = min(self.config.max_position_embeddings, 2048)
-
-    def random_tokens(self, n, seed=1):
-        return np.random.Generator(np.random.Philox(seed)).integers(0, self.config.vocab_size, n).tolist()
-
-    def bytes_ratio(self, context):
-        """Weights and cached keys and values over weights: what the floor is multiplied by."""
-        c = self.config
-        qkv = c.hidden_size * c.head_dim * (c.n_heads + 2 * c.n_kv_heads)
-        mlp = c.hidden_size * c.intermediate_size * (3 if c.norm == self.library.CF_NORM_RMS else 2)
-        weights = 2 * (c.n_layers * (qkv + c.hidden_size * c.n_heads * c.head_dim + mlp) + c.hidden_size * c.vocab_size)
-        return 1 + 4 * c.n_layers * c.n_kv_heads * c.head_dim * context / weights
-
-    def tokens(self, reference):
-        """One text, timed at each length, from load to token."""
-        lengths = [n for n in LENGTHS if n + 5 <= self.limit]
-        prompt = self.random_tokens(5)
-        start = time.perf_counter()
-        with self.model.session(lengths[-1] + 5) as session:
-            set_up = time.perf_counter() - start
-            start = time.perf_counter()
-            session.prefill(prompt, all_rows=False)
-            made, times = 1, {}
-            for n in lengths:
-                session.steps(n - made)
-                made = n
-                times[n] = time.perf_counter() - start
-            text = session.tokens()
-        differs = first_difference(reference, text, len(prompt)) if reference else None
-        for n in lengths:
-            self.rows.add("tokens", self.name, "clusterfusion", n=n, ms=times[n] / n * 1e3, tokens_per_s=n / times[n], set_up_s=set_up, load_s=self.load_s,
-                          **({} if differs is None else {"first_difference": differs}))
-
-    def contexts(self):
-        for context in (c for c in CONTEXTS if c + 2 * STEPS < self.limit):
-            with self.model.session(context + 2 * STEPS) as session:
-                session.prefill(self.random_tokens(context), all_rows=False)
-
-                def timed(run):
-                    times = []
-                    for _ in range(REPEATS):
-                        session.truncate(context)
-                        start = time.perf_counter()
-                        run()
-                        times.append((time.perf_counter() - start) / STEPS * 1e3)
-                    return statistics.median(times)
-
-                ratio = self.bytes_ratio(context)
-                self.rows.add("contexts", self.name, "clusterfusion", context=context, ms=timed(lambda: session.steps(STEPS)), bytes_ratio=ratio)
-                one_by_one = timed(lambda: [session.steps(1) for _ in range(STEPS)])
-                self.rows.add("contexts", self.name, "clusterfusion, token by token", context=context, ms=one_by_one, bytes_ratio=ratio)
-
-    def prompts(self):
-        for n in (n for n in PROMPTS if n < self.limit):
-            prompt = self.random_tokens(n)
-            with self.model.session(n + 1) as session:
-                times = []
-                for _ in range(REPEATS):
-                    session.truncate(0)
-                    start = time.perf_counter()
-                    session.prefill(prompt, all_rows=False)
-                    times.append((time.perf_counter() - start) * 1e3)
-            self.rows.add("prompts", self.name, "clusterfusion", n=n, ms=statistics.median(times))
+class OutOfTime(Exception):
+    pass
 
 
-def first_difference(reference, text, n_prompt):
-    """Index among the generated tokens of the first that the reference would not choose after the same tokens; -1: none."""
-    import torch
+class Progress:
+    """A bar on stderr: what is being measured, and how much of all is behind."""
 
-    with torch.no_grad():
-        likeliest = reference(torch.tensor([text[:-1]], device=reference.device)).logits[0].argmax(-1).tolist()
-    return next((i - n_prompt + 1 for i in range(n_prompt - 1, len(text) - 1) if likeliest[i] != text[i + 1]), -1)
+    def __init__(self, total):
+        self.total, self.at, self.start = total, 0, time.monotonic()
 
-
-def loading(rows, name, context, directory):
-    """Twice: now the files are in the page cache. Beside it the rate of a copy from pinned memory."""
-    import torch
-
-    size = sum(file.stat().st_size for file in Path(directory).glob("*.safetensors"))
-    before = torch.cuda.mem_get_info()[0]
-    start = time.perf_counter()
-    with context.load(directory) as again:
-        seconds = time.perf_counter() - start
-        taken = before - torch.cuda.mem_get_info()[0]
-        kept = again.info().weights_bytes
-    host, device = torch.empty(1 << 28, dtype=torch.uint8, pin_memory=True), torch.empty(1 << 28, dtype=torch.uint8, device="cuda")
-    device.copy_(host)
-    torch.cuda.synchronize()
-    copy = time.perf_counter()
-    for _ in range(4):
-        device.copy_(host, non_blocking=True)
-    torch.cuda.synchronize()
-    rate = 4 * (1 << 28) / (time.perf_counter() - copy)
-    rows.add("loading", name, "clusterfusion", seconds=seconds, gb_per_s=size / seconds * 1e-9, copy_gb_per_s=rate * 1e-9, of_copy=size / seconds / rate,
-             weights_gb=kept * 1e-9, taken_gb=taken * 1e-9)
+    def __call__(self, what):
+        filled = 24 * self.at // max(1, self.total)
+        print(f"[{'#' * filled}{'.' * (24 - filled)}] {self.at}/{self.total}  {time.monotonic() - self.start:4.0f} s  {what}", file=sys.stderr, flush=True)
+        self.at += 1
 
 
-def floors(rows, build, shapes):
-    output = subprocess.run([build / "tests" / "bench_floor", *shapes], capture_output=True, text=True, check=True).stdout
-    for line in output.splitlines():
-        floor = json.loads(line)
-        rows.add("floor", floor.pop("shape"), "bench_floor", **floor)
+def said_by(*command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=HERE).stdout.strip()
+    except OSError:
+        return ""
 
 
-def llama_cpp(rows, name, gguf):
-    """llama-bench on a GGUF file of the same shape, where both are there: --gguf SHAPE=FILE."""
-    if not shutil.which("llama-bench"):
-        return
-    output = subprocess.run(["llama-bench", "-m", gguf, "-p", "0", "-n", "64", "-fa", "1", "-o", "json"], capture_output=True, text=True, check=True).stdout
-    for run in json.loads(output):
-        rows.add("peers", name, "llama.cpp", context=0, ms=1e3 / run["avg_ts"], bytes_ratio=1.0)
+def versions():
+    found = {"python": platform.python_version()}
+    for package in ("torch", "transformers", "numpy"):
+        try:
+            from importlib.metadata import version
+
+            found[package] = version(package)
+        except Exception:  # not installed
+            found[package] = ""
+    return found
 
 
-def quick(rows, library, device):
-    """The demo checkpoint: every kind of number that needs neither torch nor a GPU."""
-    import quality
-
-    subject = Subject(rows, library, Context(library, device), "demo", DEMO)
-    subject.tokens(None)
-    subject.contexts()
-    subject.prompts()
-    quality.measure(rows, subject.model, DEMO, None, 256)
-    subject.model.close()
+def about(lines, arguments, library, command):
+    gpu = said_by("nvidia-smi", "--query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem,power.limit", "--format=csv,noheader") if arguments.device == "cuda" else ""
+    processor = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "") \
+        if Path("/proc/cpuinfo").exists() else platform.processor()
+    lines.add("about", "", "", date=datetime.date.today().isoformat(), gpu=gpu, cpu=processor, cores=os.cpu_count(),
+              commit=arguments.commit or said_by("git", "rev-parse", "--short", "HEAD"), command=command, **versions())
 
 
-def on_gpu(rows, library, arguments):
-    import peers
-    import quality
-    import torch
-    from published import SHAPES, make
+def limited(seconds, function):
+    """What a function gives, row by row; OutOfTime once seconds are over, never while the caller keeps a row. (Not inside a call of C that does not return.)"""
+    late, inside = OutOfTime(f"not finished after {seconds:.0f} s"), True
 
-    context, wanted = Context(library), arguments.only
-    if "floor" in wanted:
-        floors(rows, arguments.build, arguments.shapes)
-    for name in arguments.shapes:
-        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            kind = make(SHAPES[name](), torch.float16, folder)
-            torch.cuda.empty_cache()
-            subject = Subject(rows, library, context, name, folder)
-            reference = kind.from_pretrained(folder, dtype=torch.float32, device_map="cuda") if "tokens" in wanted else None
-            if "tokens" in wanted:
-                subject.tokens(reference)
-            reference = None
-            torch.cuda.empty_cache()
-            for what in ("contexts", "prompts"):
-                if what in wanted:
-                    getattr(subject, what)()
-            subject.model.close()
-            if "loading" in wanted:
-                loading(rows, name, context, folder)
-            if "peers" in wanted:
-                peers.measure(rows, name, kind, folder, [c for c in CONTEXTS if c < subject.limit],
-                              [n for n in PROMPTS if n < subject.limit], subject.bytes_ratio)
-                if name in arguments.gguf:
-                    llama_cpp(rows, name, arguments.gguf[name])
-    if "quality" in wanted:
-        with context.load(DEMO) as model:
-            quality.measure(rows, model, DEMO, "cuda", None)
+    def ring(*_):
+        nonlocal seconds
+        seconds = 0
+        if inside:
+            raise late
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(0.1, seconds))
+    try:
+        for row in function():
+            inside = False
+            yield row
+            inside = True
+            if not seconds:
+                raise late
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Run:
+    """One command: kinds by shapes, each alone with its failures."""
+
+    def __init__(self, arguments, command):
+        self.arguments, self.start = arguments, time.monotonic()
+        self.library = Library(arguments.build / "libclusterfusion.so")
+        self.lines = Lines(datetime.datetime.now().isoformat(timespec="seconds"), arguments.results)
+        self.failed = 0
+        about(self.lines, arguments, self.library, command)
+
+    def left(self):
+        return self.arguments.minutes * 60 - (time.monotonic() - self.start)
+
+    def error(self, kind, shape, error):
+        self.failed += 1
+        sentence = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        self.lines.add("error", shape, "", of=kind, sentence=sentence)
+        if not isinstance(error, OutOfTime):
+            traceback.print_exception(error, file=sys.stderr)
+
+    def kind(self, kind, subject):
+        """False if it failed."""
+        start = time.monotonic()
+        try:
+            some = False
+            for row in limited(min(self.arguments.limit, self.left()), lambda: KINDS[kind][0](subject)):
+                row = dict(row)
+                self.lines.add(row.pop("kind", kind), subject.name, row.pop("who", ""), **row)
+                some = True
+            if not some:
+                raise RuntimeError("nothing was measured")
+        except Unavailable as reason:
+            self.lines.add("unavailable", subject.name, "", of=kind, sentence=str(reason))
+        except Exception as error:  # one kind must not hide the others
+            self.error(kind, subject.name, error)
+        else:
+            self.lines.add("done", subject.name, "", of=kind, s=round(time.monotonic() - start, 1))
+
+    def wanted(self, shape):
+        kinds = [kind for kind in self.arguments.kinds if self.arguments.again or not self.lines.done(kind, shape)]
+        return [] if kinds == ["floor"] and self.lines.done("floor", shape) else kinds
+
+    def shape(self, progress, shape, directory, kinds):
+        if "floor" not in kinds and self.arguments.device == "cuda" and self.left() > 60:
+            kinds = ["floor", *kinds]  # ratios are to what this card reads in this run
+        progress(f"{shape}: loading")
+        try:
+            with_sizes = QUICK if self.arguments.quick else Sizes()
+            subject = Subject(self.library, shape, directory(), self.arguments.device, with_sizes, self.arguments.build, self.arguments)
+        except Exception as error:
+            self.error("loading of the shape", shape, error)
+            return
+        try:
+            for kind in kinds:
+                progress(f"{shape}: {kind}")
+                if self.left() < self.arguments.reserve:
+                    self.error(kind, shape, OutOfTime(f"not begun: --minutes {self.arguments.minutes:g} are over"))
+                    continue
+                self.kind(kind, subject)
+        finally:
+            subject.close()
+
+    def all(self):
+        jobs = [(shape, directory, kinds) for shape, directory in self.subjects() if (kinds := self.wanted(shape))]
+        progress = Progress(sum(len(kinds) + 1 + ("floor" not in kinds) for _, _, kinds in jobs))
+        for shape, directory, kinds in jobs:
+            if self.left() < self.arguments.reserve:
+                for kind in kinds:
+                    self.error(kind, shape, OutOfTime(f"not begun: --minutes {self.arguments.minutes:g} are over"))
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                self.shape(progress, shape, lambda: directory(self.arguments.folder or folder), kinds)
+
+    def subjects(self):
+        """Names, and what gives their directories, given a folder to write to."""
+        if self.arguments.checkpoint:
+            return [(self.arguments.checkpoint.resolve().name, lambda folder: self.arguments.checkpoint)]
+        if self.arguments.quick:
+            return [("demo", lambda folder: DEMO)]
+        return [(shape, lambda folder, shape=shape: DEMO if shape == "demo" else made(shape, folder)) for shape in self.arguments.shapes]
+
+
+def made(shape, folder):
+    """The checkpoint of a shape below folder; one that is there already is taken."""
+    final, partial = Path(folder) / shape, Path(folder) / f"{shape}.partial"
+    if not final.exists():
+        shutil.rmtree(partial, ignore_errors=True)
+        made_models.write(shape, partial).rename(final)
+        shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def names(text, known, what):
+    chosen = [name for name in text.split(",") if name]
+    unknown = [name for name in chosen if name not in known]
+    if unknown or not chosen:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown) or 'nothing'}: no {what}; there are {', '.join(known)}")
+    return chosen
+
+
+def parse():
+    known = "\n".join(f"  {name:10} {sentence}" for name, (_, sentence) in KINDS.items())
+    parser = argparse.ArgumentParser(description=__doc__ + known, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=Path, required=True, help="where libclusterfusion.so and tests/bench_floor were built")
+    parser.add_argument("--shapes", type=lambda text: names(text, ("demo", *made_models.SHAPES), "shape"), default=DEFAULT_SHAPES)
+    parser.add_argument("--kinds", type=lambda text: names(text, KINDS, "kind"), help="default: all")
+    parser.add_argument("--skip", type=lambda text: names(text, KINDS, "kind"), default=[], help="kinds to leave out")
+    parser.add_argument("--results", type=Path, help="the JSON lines; a file that is there is continued")
+    parser.add_argument("--again", action="store_true", help="also what the file says is done")
+    parser.add_argument("--checkpoint", type=Path, help="a directory of a checkpoint instead of shapes")
+    parser.add_argument("--text", type=Path, help="with --checkpoint: what quality scores; text, or token ids in FILE.ids")
+    parser.add_argument("--text-tokens", type=int, default=2048, metavar="N", help="of it, at most")
+    parser.add_argument("--folder", type=Path, help="where made checkpoints are kept; default: nowhere")
+    parser.add_argument("--gguf", type=lambda text: tuple(text.split("=", 1)), action="append", default=[], metavar="SHAPE=FILE")
+    parser.add_argument("--limit", type=float, default=240, metavar="S", help="seconds for one kind of one shape")
+    parser.add_argument("--minutes", type=float, default=1e6, metavar="M", help="begin nothing after these")
+    parser.add_argument("--quick", action="store_true", help="the demo checkpoint, few repeats: not for numbers")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--commit", default="", help="what was built, where this is no checkout")
+    arguments = parser.parse_args()
+    arguments.gguf = dict(arguments.gguf)
+    arguments.reserve = 5 if arguments.minutes < 1e6 else 0  # seconds for what ends a run
+    arguments.kinds = [kind for kind in KINDS if kind in (arguments.kinds or KINDS) and kind not in arguments.skip]
+    if arguments.text and not arguments.checkpoint:
+        parser.error("--text needs --checkpoint")
+    if arguments.quick and not arguments.kinds:
+        parser.error("no kinds are left")
+    return arguments
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", type=Path, required=True, help="where libclusterfusion.so and tests/bench_floor were built")
-    parser.add_argument("--shapes", type=lambda text: text.split(","), default=["pythia-410m", "llama-3.2-1b", "pythia-2.8b"])
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(KINDS))
-    parser.add_argument("--results", help="the JSON lines")
-    parser.add_argument("--folder", help="where checkpoints are written for a while")
-    parser.add_argument("--gguf", type=lambda text: text.split("=", 1), action="append", default=[], metavar="SHAPE=FILE")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    arguments = parser.parse_args()
-    arguments.gguf = dict(arguments.gguf)
-    rows, library = Rows(arguments.results), Library(arguments.build / "libclusterfusion.so")
-    if arguments.quick:
-        quick(rows, library, arguments.device)
-    else:
-        on_gpu(rows, library, arguments)
-    rows.table()
+    arguments = parse()
+    run = Run(arguments, " ".join(["bench.py", *sys.argv[1:]]))
+    run.all()
+    print()
+    print(summary.table(run.lines.earlier + run.lines.rows))
+    sys.exit(1 if run.failed else 0)
 
 
 if __name__ == "__main__":
