@@ -4,7 +4,7 @@ import ctypes
 import time
 
 from header import Failure
-from subject import ROWS, Unavailable, torch_or
+from subject import ROWS, torch_or
 
 OURS = "clusterfusion"
 MODES = {"step": 1, "block": 2, "phase": 3}
@@ -46,13 +46,8 @@ def tokens(subject):
             session.steps(n - made)
             times[n], made = time.perf_counter() - start, n
         text = session.tokens()
-    differs = {}
-    try:
-        index = first_difference(subject, text, len(prompt))
-        differs = {"first_difference": index}
-    except Unavailable:
-        pass
-    yield from text_rows(OURS, times, set_up_s=set_up, load_s=subject.load_s, **differs)
+    yield from text_rows(OURS, times, set_up_s=set_up, load_s=subject.load_s)
+    yield {"kind": "differs", "who": OURS, "n": lengths[-1], "first_difference": first_difference(subject, text, len(prompt))}
 
 
 def first_difference(subject, text, n_prompt):

@@ -1,7 +1,7 @@
 // What a decode step could cost at least: the time to stream a model's weights through shared memory, with and without the meetings that a
 // step has. It computes nothing useful. Prints a JSON line per shape: bytes of weights in a step, ms without meetings (the floor), ms with them.
 //
-//   floor [SHAPE ...]
+//   floor [SHAPE ...]   names of kShapes, or NAME=HIDDEN,INTERMEDIATE,LAYERS,VOCABULARY,KV_HEADS*HEAD_DIM,GATED,PARALLEL
 //
 // With meetings: after each phase every CTA publishes its share of the residual stream as words that carry their epoch, and reads all of it back;
 // meanwhile it streams on, as far as the ring goes, with fewer bytes in flight. There is no attention in it.
@@ -173,6 +173,30 @@ std::vector<Phase> phases_of(const Shape& m, int ctas) {
   return phases;
 }
 
+// Those that are named or described; all of kShapes if there are none.
+std::vector<Shape> shapes_of(int argc, char** argv) {
+  std::vector<Shape> shapes;
+  for (const Shape& shape : kShapes)
+    if (argc == 1 || std::any_of(argv + 1, argv + argc, [&](const char* name) { return std::strcmp(name, shape.name) == 0; }))
+      shapes.push_back(shape);
+  for (int i = 1; i < argc; i++) {
+    char* const description = std::strchr(argv[i], '=');
+    if (!description) continue;
+    Shape shape = {argv[i], 0, 0, 0, 0, 0, false, false};
+    int gated, parallel;
+    if (std::sscanf(description + 1, "%zu,%zu,%zu,%zu,%zu,%d,%d", &shape.hidden, &shape.intermediate, &shape.layers, &shape.vocab, &shape.kv, &gated,
+                    &parallel) != 7 ||
+        shape.layers * 4 + 1 > kMaxPhases || shape.hidden > 3 * kWordsOfSet - 2) {
+      std::fprintf(stderr, "floor: '%s' is not a shape that this can stream\n", argv[i]);
+      std::exit(1);
+    }
+    *description = 0;
+    shape.gated = gated, shape.parallel = parallel;
+    shapes.push_back(shape);
+  }
+  return shapes;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -192,8 +216,7 @@ int main(int argc, char** argv) {
   check(cudaMalloc(&phases, kMaxPhases * sizeof(Phase)), "allocate");
   check(cudaMalloc(&p.sink, sizeof(uint32_t)), "allocate");
   p.words = words, p.phases = phases;
-  for (const Shape& shape : kShapes) {
-    if (argc > 1 && std::none_of(argv + 1, argv + argc, [&](const char* name) { return std::strcmp(name, shape.name) == 0; })) continue;
+  for (const Shape& shape : shapes_of(argc, argv)) {
     const std::vector<Phase> list = phases_of(shape, ctas);
     const size_t bytes = size_t(list.back().first_chunk + list.back().n_chunks) * kChunkBytes;
     char* weights;

@@ -16,6 +16,8 @@ import time
 
 from subject import torch_or
 
+OFF_BY = 0.05  # relative; what is further from transformers' own logits is not worth timing
+
 
 def cache_word(module):
     """The name by which a module of this version of transformers takes its cache."""
@@ -147,6 +149,8 @@ def fused(subject):
                 plain = logits if plain is None else plain
                 row = {"who": "transformers with the library", "fused": variant, "context": context, "bytes_ratio": subject.bytes_ratio(context),
                        "off_by": float((logits - plain).norm() / plain.norm())}
+                if not row["off_by"] < OFF_BY:
+                    raise RuntimeError(f"{variant}: logits are off by {row['off_by']:.2e}")
                 yield {**row, "graph": 0, **direct(subject, loop, run, context)}
                 if subject.on_gpu:
                     yield {**row, "graph": 1, **replayed(subject, loop, run, context)}

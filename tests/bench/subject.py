@@ -12,6 +12,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "gpu"), str(HERE.parent / "golden")]
+from header import Failure  # noqa: E402
 from sessions import Context  # noqa: E402
 
 ROWS = 8  # at once, the most
@@ -165,15 +166,15 @@ class Subject:
 
     def taker(self, session, start, *arguments):
         """A host that starts a step and waits for its token, with as little between as ctypes allows."""
-        begin, wait = (getattr(self.library._library, name) for name in (start, "cf_session_wait"))
-        handle, result = session.handle, self.library.struct("cf_result")
-        out = ctypes.byref(result)
-        what = arguments or (handle, ctypes.c_int32(-1), None)
+        library = self.library
+        begin, wait = (getattr(library._library, name) for name in (start, "cf_session_wait"))
+        handle, result = session.handle, library.struct("cf_result")
+        out, what = ctypes.byref(result), arguments or (session.handle, ctypes.c_int32(-1), None)
 
         def one():
-            if begin(*what) or wait(handle, out):
-                self.library.call("cf_session_wait", handle, out)
-                raise RuntimeError(f"{start} failed")
+            status = begin(*what) or wait(handle, out)
+            if status:
+                raise Failure(start, status, library.last_error())
 
         return one
 

@@ -81,14 +81,14 @@ def floor(results):
 
 
 def tokens(results):
-    rows = results.of("tokens", "n")
+    rows, differs = results.of("tokens", "n"), {(row["shape"], row["who"]): row["first_difference"] for row in results.of("differs")}
     lengths = sorted({row["n"] for row in rows})
     table = []
     for shape, who in dict.fromkeys((row["shape"], row["who"]) for row in rows):
         mine = {row["n"]: row for row in rows if (row["shape"], row["who"]) == (shape, who)}
         last = mine[max(mine)]
         table.append((shape, who, *(f"{mine[n]['ms']:.3f}" if n in mine else "" for n in lengths), f"{last['tokens_per_s']:.0f}", f"{last['set_up_s']:.3f}" if "set_up_s" in last else "",
-                      last.get("first_difference", "")))
+                      {-1: "none"}.get(index := differs.get((shape, who), ""), index)))
     return markdown("One text from a prompt of five tokens: ms a token up to so many", ("shape", "who", *lengths, "tokens/s", "set-up, s", "first other token"), table)
 
 

@@ -55,9 +55,12 @@ class Library:
     def call(self, name, *arguments):
         status = self.status(name, *arguments)
         if status != 0:
-            buffer = ctypes.create_string_buffer(4096)
-            self._library.cf_last_error(buffer, ctypes.c_size_t(len(buffer)), None)
-            raise Failure(name, status, buffer.value.decode())
+            raise Failure(name, status, self.last_error())
+
+    def last_error(self):
+        buffer = ctypes.create_string_buffer(4096)
+        self._library.cf_last_error(buffer, ctypes.c_size_t(len(buffer)), None)
+        return buffer.value.decode()
 
     def status(self, name, *arguments):
         return getattr(self._library, name)(*arguments)
