@@ -103,7 +103,7 @@ def about(lines, arguments, library, command):
 
 def limited(seconds, function):
     """What a function gives, row by row; OutOfTime once seconds are over, never while the caller keeps a row. (Not inside a call of C that does not return.)"""
-    late, inside = OutOfTime(f"not finished after {seconds:.0f} s"), True
+    late, inside = OutOfTime(f"not finished after {seconds:g} s"), True
 
     def ring(*_):
         nonlocal seconds

@@ -187,7 +187,7 @@ def loading(subject):
             with context.load(subject.directory):
                 seconds.append(time.perf_counter() - start)
     numbers = {"peak_gb": peak * 1e-9, **({"taken_gb": watch.taken * 1e-9} if subject.on_gpu else {})}
-    kv = subject.kv_bytes(capacity) * (1 if subject.on_gpu else 2)
+    kv = subject.kv_bytes(capacity)
     allowed = weights + kv + (256 << 20)
     rate = copy_rate(subject)
     yield {"who": OURS, "file_gb": size * 1e-9, "seconds": min(seconds), "most_seconds": max(seconds), "gb_per_s": size / min(seconds) * 1e-9, "copy_gb_per_s": rate * 1e-9,

@@ -39,7 +39,7 @@ def phases(subject):
             session.steps(2)
             session.truncate(context)
             torch.cuda.synchronize()
-            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]) as profile:
                 session.steps(STEPS)
                 torch.cuda.synchronize()
         kernels = sorted((event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA and event.name[:3] not in ("Mem", "mem")),

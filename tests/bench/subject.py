@@ -115,7 +115,7 @@ class Subject:
         return 2 * (self.config.n_layers * sum(rows * columns for rows, columns in self.products()) + self.config.hidden_size * self.config.vocab_size)
 
     def kv_bytes(self, tokens):
-        return 4 * self.config.n_layers * self.config.n_kv_heads * self.config.head_dim * tokens
+        return (4 if self.on_gpu else 8) * self.config.n_layers * self.config.n_kv_heads * self.config.head_dim * tokens  # F16; the CPU's are F32
 
     def bytes_ratio(self, context, sessions=1):
         """Weights and cached keys and values over weights: what the floor is multiplied by."""
