@@ -94,7 +94,8 @@ def versions():
 
 
 def about(lines, arguments, library, command):
-    gpu = said_by("nvidia-smi", "--query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem,power.limit", "--format=csv,noheader") if arguments.device == "cuda" else ""
+    gpu = said_by("nvidia-smi", "--query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem,power.limit",
+                  "--format=csv,noheader") if arguments.device == "cuda" else ""
     processor = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "") \
         if Path("/proc/cpuinfo").exists() else platform.processor()
     lines.add("about", "", "", date=datetime.date.today().isoformat(), gpu=gpu, cpu=processor, cores=os.cpu_count(),

@@ -190,7 +190,8 @@ def loading(subject):
     kv = subject.kv_bytes(capacity)
     allowed = weights + kv + (256 << 20)
     rate = copy_rate(subject)
-    yield {"who": OURS, "file_gb": size * 1e-9, "seconds": min(seconds), "most_seconds": max(seconds), "gb_per_s": size / min(seconds) * 1e-9, "copy_gb_per_s": rate * 1e-9,
+    yield {"who": OURS, "file_gb": size * 1e-9, "seconds": min(seconds), "most_seconds": max(seconds), "gb_per_s": size / min(seconds) * 1e-9,
+           "copy_gb_per_s": rate * 1e-9,
            "of_copy": size / min(seconds) / rate, "weights_gb": weights * 1e-9, "kv_gb": kv * 1e-9, **numbers, "peak_of_allowed": peak / allowed,
            **({"taken_of_allowed": watch.taken / allowed} if subject.on_gpu else {})}
 

@@ -27,7 +27,8 @@ def text_rows(who, times, **numbers):
     """Rows of one text, timed at each length; times[1] is that of the first token."""
     for n, s in times.items():
         if n > 1:
-            yield {"kind": "tokens", "who": who, "n": n, "ms": (s - times[1]) / (n - 1) * 1e3, "tokens_per_s": n / s, "first_token_ms": times[1] * 1e3, **numbers}
+            yield {"kind": "tokens", "who": who, "n": n, "ms": (s - times[1]) / (n - 1) * 1e3, "tokens_per_s": n / s,
+                   "first_token_ms": times[1] * 1e3, **numbers}
 
 
 def tokens(subject):

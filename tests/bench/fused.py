@@ -130,7 +130,8 @@ class Loop:
             raise RuntimeError(f"a block call said {status}")
 
 
-VARIANTS = {"nothing": Loop.nothing, "attention part": Loop.attention_part, "MLP part": Loop.mlp_part, "both parts": Loop.both_parts, "whole block": Loop.whole_block}
+VARIANTS = {"nothing": Loop.nothing, "attention part": Loop.attention_part, "MLP part": Loop.mlp_part, "both parts": Loop.both_parts,
+            "whole block": Loop.whole_block}
 
 
 def fused(subject):

@@ -59,7 +59,8 @@ def measured(subject, who, begin, step, sizes):
         for _ in range(WARM if subject.on_gpu else 1):
             step()
         n = sizes.steps if who == COMPILED else min(sizes.steps, 24)
-        yield {"kind": "contexts", "who": who, "context": context, "way": "one by one", "bytes_ratio": subject.bytes_ratio(context), "ms": clock(step, n), "steps": n}
+        yield {"kind": "contexts", "who": who, "context": context, "way": "one by one", "bytes_ratio": subject.bytes_ratio(context),
+               "ms": clock(step, n), "steps": n}
     clock.wait()
     start = time.perf_counter()
     begin(5)
@@ -136,5 +137,6 @@ def llama_cpp(subject):
     command = ["llama-bench", "-m", gguf, "-p", "0", "-n", "32", "-d", depths, "-fa", "1", "-ngl", "99", "-o", "json"]
     for run in json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout):
         context = run["n_depth"]
-        yield {"kind": "contexts", "who": LLAMA_CPP, "context": context, "way": "one by one", "bytes_ratio": subject.bytes_ratio(context), "ms": 1e3 / run["avg_ts"],
+        yield {"kind": "contexts", "who": LLAMA_CPP, "context": context, "way": "one by one", "bytes_ratio": subject.bytes_ratio(context),
+               "ms": 1e3 / run["avg_ts"],
                "steps": run["n_gen"], "build": run.get("build_commit", "")}

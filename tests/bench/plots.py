@@ -102,10 +102,11 @@ class Plots:
         for number, phase in enumerate(dict.fromkeys(row["phase"] for row in rows)):
             for row in (row for row in rows if row["phase"] == phase):
                 at = names.index((row["who"], row["context"]))
-                axes.barh(at, row["ms"], left=left.get(at, 0), color=f"C{number % 10}", label=phase if not axes.get_legend_handles_labels()[1].count(phase) else None)
+                axes.barh(at, row["ms"], left=left.get(at, 0), color=f"C{number % 10}",
+                          label=phase if not axes.get_legend_handles_labels()[1].count(phase) else None)
                 left[at] = left.get(at, 0) + row["ms"]
-        axes.set(yticks=range(len(names)), yticklabels=[f"context {context}" if who == OURS else f"{who}, context {context}" for who, context in names], xlabel="ms",
-                 title=f"{shape}, {self.gpu}: phases of a step")
+        labels = [f"context {context}" if who == OURS else f"{who}, context {context}" for who, context in names]
+        axes.set(yticks=range(len(names)), yticklabels=labels, xlabel="ms", title=f"{shape}, {self.gpu}: phases of a step")
         axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.35))
         self.save(figure, f"{shape}-phases")
 

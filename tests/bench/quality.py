@@ -44,7 +44,8 @@ class Judge:
         if self.reference is not None:
             theirs = self.reference[i]
             expected = log_softmax(theirs)
-            numbers |= {"same_likeliest": float(logits.argmax() == theirs.argmax()), "overlap_5": overlap(logits, theirs, 5), "overlap_10": overlap(logits, theirs, 10),
+            numbers |= {"same_likeliest": float(logits.argmax() == theirs.argmax()), "overlap_5": overlap(logits, theirs, 5),
+                        "overlap_10": overlap(logits, theirs, 10),
                         "logits_mae": np.abs(logits.astype(np.float64) - theirs).mean(), "kl": (np.exp(expected) * (expected - mine)).sum()}
         for name, value in numbers.items():
             self.sums.setdefault(name, []).append(float(value))

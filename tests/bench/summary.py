@@ -60,7 +60,8 @@ def asked_of(results, row, long):
     if row["way"].endswith("in a call"):
         asked = ASKED.get(row["shape"])
         return f"{asked:g} x floor" if asked and row["context"] in (128, long) else ""
-    return {"a graph replay each": f"+{REPLAY_US} us", "the host takes each token": f"+{HOST_US} us", "the host takes each token, by replays": f"+{HOST_US} us"}.get(row["way"], "")
+    return {"a graph replay each": f"+{REPLAY_US} us", "the host takes each token": f"+{HOST_US} us",
+            "the host takes each token, by replays": f"+{HOST_US} us"}.get(row["way"], "")
 
 
 def contexts(results):
@@ -70,13 +71,15 @@ def contexts(results):
     for row in rows:
         plain = results.plain(row)
         over = f"{(row['ms'] - plain['ms']) * 1e3:+.0f}" if plain and plain is not row and row["who"] == OURS else ""
-        table.append((row["shape"], row["context"], f"{row['who']}, {row['way']}", f"{row['ms']:.4f}", results.over_floor(row), over, asked_of(results, row, longest[row["shape"]])))
+        table.append((row["shape"], row["context"], f"{row['who']}, {row['way']}", f"{row['ms']:.4f}", results.over_floor(row), over,
+                      asked_of(results, row, longest[row["shape"]])))
     return markdown("A step at held contexts", ("shape", "context", "who", "ms", "x floor", "us over many in a call", "asked"), table)
 
 
 def floor(results):
     return markdown("Floor", ("shape", "by", "GB", "ms", "TB/s", "ms with meetings"),
-                    [(row["shape"], row["who"], f"{row['weight_bytes'] * 1e-9:.2f}", f"{row['floor_ms']:.4f}", f"{row['floor_tb_per_s']:.3f}", row.get("meeting_ms", ""))
+                    [(row["shape"], row["who"], f"{row['weight_bytes'] * 1e-9:.2f}", f"{row['floor_ms']:.4f}", f"{row['floor_tb_per_s']:.3f}",
+                      row.get("meeting_ms", ""))
                      for row in results.of("floor")])
 
 
@@ -87,14 +90,17 @@ def tokens(results):
     for shape, who in dict.fromkeys((row["shape"], row["who"]) for row in rows):
         mine = {row["n"]: row for row in rows if (row["shape"], row["who"]) == (shape, who)}
         last = mine[max(mine)]
-        table.append((shape, who, *(f"{mine[n]['ms']:.3f}" if n in mine else "" for n in lengths), f"{last['tokens_per_s']:.0f}", f"{last['set_up_s']:.3f}" if "set_up_s" in last else "",
+        table.append((shape, who, *(f"{mine[n]['ms']:.3f}" if n in mine else "" for n in lengths), f"{last['tokens_per_s']:.0f}",
+                      f"{last['set_up_s']:.3f}" if "set_up_s" in last else "",
                       {-1: "none"}.get(index := differs.get((shape, who), ""), index)))
-    return markdown("One text from a prompt of five tokens: ms a token up to so many", ("shape", "who", *lengths, "tokens/s", "set-up, s", "first other token"), table)
+    return markdown("One text from a prompt of five tokens: ms a token up to so many",
+                    ("shape", "who", *lengths, "tokens/s", "set-up, s", "first other token"), table)
 
 
 def modes(results):
     rows = [row for row in results.of("modes", "context", "mode", "graph", "asked_clusters") if "ms" in row]
-    table = [(row["shape"], row["context"], row["mode"], "replay" if row["graph"] else "direct", row["clusters"] if row["asked_clusters"] else f"{row['clusters']}, the library's own",
+    table = [(row["shape"], row["context"], row["mode"], "replay" if row["graph"] else "direct",
+              row["clusters"] if row["asked_clusters"] else f"{row['clusters']}, the library's own",
               f"{row['ms']:.4f}", results.over_floor(row)) for row in rows]
     return markdown("Launches", ("shape", "context", "a launch per", "", "cluster", "ms", "x floor"), table)
 
@@ -116,14 +122,16 @@ def rows_at_once(results):
 def prompts(results):
     rows, table = results.of("prompts", "n"), []
     for row in rows:
-        alone = next((r["ms"] for r in rows if (r["shape"], r["n"], r["who"], r["run"]) == (row["shape"], row["n"], "matrix products, cublaslt", row["run"])), None)
+        alone = next((r["ms"] for r in rows if (r["shape"], r["n"], r["who"], r["run"]) == (row["shape"], row["n"], "matrix products, cublaslt",
+                                                                                            row["run"])), None)
         ratio = f"{row['ms'] / alone:.3f}" if alone else ""
         table.append((row["shape"], row["n"], row["who"], f"{row['ms']:.3f}", ratio, f"{PROMPT}; no slower than transformers" if row["who"] == OURS else ""))
     return markdown("Time to the first token", ("shape", "prompt", "who", "ms", "x cuBLASLt's products", "asked"), sorted(table, key=lambda row: row[:2]))
 
 
 def loading(results):
-    return markdown("Loading", ("shape", "file, GB", "s", "GB/s", f"of the copy's rate (asked: {OF_COPY})", "memory, GB", f"of weights + KV + 256 MB (asked: {OF_MEMORY})"),
+    return markdown("Loading", ("shape", "file, GB", "s", "GB/s", f"of the copy's rate (asked: {OF_COPY})", "memory, GB",
+                                f"of weights + KV + 256 MB (asked: {OF_MEMORY})"),
                     [(row["shape"], f"{row['file_gb']:.2f}", f"{row['seconds']:.2f}", f"{row['gb_per_s']:.2f}", f"{row['of_copy']:.2f}",
                       f"{row['peak_gb']:.2f}" + (f", of the device {row['taken_gb']:.2f}" if "taken_gb" in row else ""),
                       f"{row['peak_of_allowed']:.3f}" + (f", {row['taken_of_allowed']:.3f}" if "taken_of_allowed" in row else "")) for row in results.of("loading")])
@@ -131,7 +139,8 @@ def loading(results):
 
 def fused(results):
     return markdown("Parts of the library inside transformers", ("shape", "context", "fused", "", "ms", "x floor", "logits off by"),
-                    [(row["shape"], row["context"], row["fused"], "replay" if row["graph"] else "as PyTorch runs it", f"{row['ms']:.4f}", results.over_floor(row), f"{row['off_by']:.1e}")
+                    [(row["shape"], row["context"], row["fused"], "replay" if row["graph"] else "as PyTorch runs it", f"{row['ms']:.4f}",
+                      results.over_floor(row), f"{row['off_by']:.1e}")
                      for row in results.of("fused", "context", "fused", "graph")])
 
 
@@ -142,16 +151,19 @@ def phases(results):
         key = row["run"], row["shape"], row["who"], row["context"]
         sums[key] = sums.get(key, 0) + row["ms"]
     return markdown("By phase, a launch each", ("shape", "context", "phase", "launches", "ms", "share"),
-                    [(row["shape"], row["context"], row["phase"], row.get("launches", ""), f"{row['ms']:.4f}", f"{row['ms'] / sums[row['run'], row['shape'], row['who'], row['context']]:.1%}")
+                    [(row["shape"], row["context"], row["phase"], row.get("launches", ""), f"{row['ms']:.4f}",
+                      f"{row['ms'] / sums[row['run'], row['shape'], row['who'], row['context']]:.1%}")
                      for row in rows])
 
 
 def quality(results):
     columns = ("tokens", "perplexity", "same_likeliest", "overlap_5", "overlap_10", "logits_mae", "kl")
     number = lambda value: f"{value:.6g}" if isinstance(value, float) else value  # noqa: E731
-    table = [(row["shape"], row["text"], row["who"], *(number(row.get(column, "")) for column in columns), f"{row['repeated']} of {row['of_runs']}" if "repeated" in row else "")
+    table = [(row["shape"], row["text"], row["who"], *(number(row.get(column, "")) for column in columns),
+              f"{row['repeated']} of {row['of_runs']}" if "repeated" in row else "")
              for row in results.of("quality", "text") if "text" in row]
-    return markdown("Agreement with transformers in fp32, a token a step", ("shape", "text", "who", "tokens", "perplexity", "same likeliest", "of 5 likeliest", "of 10", "MAE of logits",
+    return markdown("Agreement with transformers in fp32, a token a step", ("shape", "text", "who", "tokens", "perplexity", "same likeliest",
+                                                                            "of 5 likeliest", "of 10", "MAE of logits",
                                                                           "KL", "runs alike"), table)
 
 

@@ -132,7 +132,8 @@ def test_phases_by_the_order_of_launches():
 
 
 def about(run, gpu):
-    return {"run": run, "kind": "about", "shape": "", "who": "", "date": "d", "gpu": gpu, "cpu": "c", "commit": "", "torch": "", "transformers": "", "command": "bench.py"}
+    return {"run": run, "kind": "about", "shape": "", "who": "", "date": "d", "gpu": gpu, "cpu": "c", "commit": "", "torch": "", "transformers": "",
+            "command": "bench.py"}
 
 
 def test_ratios_are_to_the_floor_of_the_same_run_or_card():
@@ -140,7 +141,8 @@ def test_ratios_are_to_the_floor_of_the_same_run_or_card():
     floor = {"kind": "floor", "shape": "s", "who": "bench_floor", "weight_bytes": 1, "floor_tb_per_s": 1.0}
     rows = [about("a", "H100"), {"run": "a", **floor, "floor_ms": 2.0}, {"run": "a", **step, "ms": 6.0},
             about("b", "H200"), {"run": "b", **floor, "floor_ms": 1.0}, {"run": "b", **step, "ms": 6.0},
-            about("e", "H100"), {"run": "e", **floor, "floor_ms": 4.0}, about("c", "H100"), {"run": "c", **step, "ms": 7.5}, about("d", "B200"), {"run": "d", **step, "ms": 1.0}]
+            about("e", "H100"), {"run": "e", **floor, "floor_ms": 4.0}, about("c", "H100"), {"run": "c", **step, "ms": 7.5}, about("d", "B200"),
+            {"run": "d", **step, "ms": 1.0}]
     results = summary.Results(rows)
     assert [results.over_floor(row) for row in rows if row["kind"] == "contexts"] == ["2.000", "4.000", "1.250", ""]
     assert [row["ms"] for row in results.of("contexts", "context", "way")] == [7.5, 6.0, 1.0]  # the last of each card
@@ -172,7 +174,8 @@ def test_quality_sees_what_differs():
 def test_a_text_of_token_ids(monkeypatch, tmp_path):
     (tmp_path / "text.ids").write_text("[72, 101, 108, 108, 111]")
     results = tmp_path / "own.jsonl"
-    run = subprocess.run([sys.executable, BENCH / "bench.py", "--build", LIBRARY.parent, "--device", "cpu", "--checkpoint", quality.DEMO, "--text", tmp_path / "text.ids",
+    run = subprocess.run([sys.executable, BENCH / "bench.py", "--build", LIBRARY.parent, "--device", "cpu", "--checkpoint", quality.DEMO, "--text",
+                          tmp_path / "text.ids",
                           "--kinds", "quality", "--results", results], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     row = next(row for row in lines.read(results) if row["kind"] == "quality" and "perplexity" in row)
@@ -186,7 +189,8 @@ def test_plots_of_lines(tmp_path):
     assert command(results, "--kinds", "contexts,floor,modes").returncode == 0
     with open(results, "a") as file:
         for phase in phases.PARALLEL:
-            print(json.dumps({"run": lines.read(results)[0]["run"], "kind": "phases", "shape": "demo", "who": "clusterfusion", "context": 32, "phase": phase, "ms": 0.1}), file=file)
+            print(json.dumps({"run": lines.read(results)[0]["run"], "kind": "phases", "shape": "demo", "who": "clusterfusion", "context": 32,
+                              "phase": phase, "ms": 0.1}), file=file)
     run = subprocess.run([sys.executable, BENCH / "plots.py", results, "--folder", tmp_path / "plots"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert {file.name for file in (tmp_path / "plots").iterdir()} == {"demo-context.svg", "share.svg", "demo-ablation.svg", "demo-phases.svg"}
