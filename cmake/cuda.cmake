@@ -7,6 +7,7 @@ set(CF_CUDA_TARGETS "80;90a;100;120;90-virtual" CACHE STRING
   "GPUs to compile for: N is machine code of compute capability N, N-virtual is PTX, N-as-M is machine code of N that does what M's does")
 option(CF_CUDA_STRICT "Fail where a kernel spills registers" OFF)
 option(CF_CUDA_DELAYS "For tests: delay threads before and after they meet" OFF)
+option(CF_CUDA_TRACE "For tests: write when what happens in a step to the file that CF_TRACE names" OFF)
 set(CF_CUDA_CTAS_OF_SM 1 CACHE STRING "For tests: CTAs that share an SM's registers; 2 allows launches of more CTAs than there are SMs")
 
 set(CF_HAVE_CUDA OFF)

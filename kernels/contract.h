@@ -103,9 +103,9 @@ constexpr int kTapThreads = 256;
 
 // The warps of a CTA, by their work: products, then activations and attention; then one thread that streams weights, and in the last
 // warp one that loads keys and values.
-constexpr int kProductWarps = 8, kGatherWarps = 4;
-constexpr int kProducts = kProductWarps * kWarpLanes, kGathers = kGatherWarps * kWarpLanes;  // threads
-constexpr int kDecodeThreads = kProducts + kGathers + 2 * kWarpLanes;
+constexpr int kProductWarps = 8, kAttentionWarps = 4;
+constexpr int kProducts = kProductWarps * kWarpLanes, kAttentionThreads = kAttentionWarps * kWarpLanes;  // threads
+constexpr int kDecodeThreads = kProducts + kAttentionThreads + 2 * kWarpLanes;
 constexpr int kRingChunkBytes = 16384;  // of a bulk copy at most: smaller ones keep the producing thread from keeping up
 constexpr int kChunkTiles = kRingChunkBytes / kTileBytes;
 constexpr int kPassTiles = kProductWarps * kChunkTiles / 2;  // a sum may be interrupted after so many (decode_product.cuh)
@@ -122,13 +122,13 @@ constexpr int kMaxStepRows = 8;    // rows that a launch takes through the model
 constexpr int kMaxHidden = 16384;  // hidden_size: shared memory has room for what its shares leave
 
 constexpr int kLaneWords = kWarpLanes / kWordsPerStrip * kWordsPerStrip;  // words of whole strips that a warp takes at a time, one a lane
-constexpr int kGatherWords = kGatherWarps * kLaneWords;                   // from one of a lane's words to its next
-constexpr int kGo = 8;                                                    // words of a lane at once when a row is normalised
-constexpr int kGoes = (kMaxHidden / kTileRows * kWordsPerStrip + kGo * kGatherWords - 1) / (kGo * kGatherWords);
-constexpr int kNormShares = kGatherWarps * kGoes;  // parts of a row of the residual stream that are summed by themselves
+constexpr int kFetchWords = kProductWarps * kLaneWords;                   // from one of a lane's words to its next
+constexpr int kGo = 8;                                                    // words of a lane at once
+constexpr int kGoes = (kMaxHidden / kTileRows * kWordsPerStrip + kGo * kFetchWords - 1) / (kGo * kFetchWords);
+constexpr int kNormShares = kProductWarps * kGoes;  // parts of a row of the residual stream that are summed by themselves
 // The share in which a word of a row of the residual stream is summed: a warp's, and again for what lies behind kGo words of every lane.
 CF_BOTH constexpr int share_of_word(int64_t word) {
-  return static_cast<int>(word / kLaneWords % kGatherWarps + word / (kGo * kGatherWords) * kGatherWarps);
+  return static_cast<int>(word / kLaneWords % kProductWarps + word / (kGo * kFetchWords) * kProductWarps);
 }
 // Cached positions that a partial result of attention covers, and how many results are added up together: so many that a CTA with kLeastSharedBytes
 // has room for them.
@@ -260,6 +260,9 @@ enum : uint32_t {
 };
 
 struct DecodeParams {
+#ifdef CF_CUDA_TRACE
+  uint64_t* trace;  // [kTraceCtas, kTraceLayers, kJobKinds, kTraceEvents], ns of the wall clock; NULL: none is wanted
+#endif
   int32_t hidden_size, n_heads, n_kv_heads, rotary_dim, intermediate_size, vocab_size, n_layers;
   cf_norm norm;
   cf_activation activation;
@@ -327,7 +330,23 @@ struct JobShape {
   uint32_t offset, bias, other_bias;  // other: of the second half of gate and up, or a second one to be added
   int32_t tiles, strips, slices, strips_of_unit, first_cta, ctas;
 };
-constexpr int kJobKinds = 6;
+enum JobKind : int { kJobQkv, kJobUp, kJobAttention, kJobDown, kJobO, kJobHead, kJobKinds };
+
+// What a build with CF_CUDA_TRACE tells of a job of a CTA, or of the last part of attention that it took (trace.cuh).
+enum TraceEvent : int {
+  kTraceBegin,       // who multiplies turns to it; attention: the part is known
+  kTraceAsked,       // what will be added to its sums is there
+  kTraceWords,       // so are the words that the first warp waits for
+  kTraceReady,       // all activations are; attention: queries, keys and values are
+  kTraceMultiplied,  // the first warp is done; attention: the owner waits for other parts
+  kTraceSummed,      // all warps are
+  kTraceEnd,         // its words are on their way
+  kTraceStream,      // its first chunk is asked for
+  kTraceStreamed,    // and its last
+  kTraceEvents
+};
+constexpr int kTraceCtas = 256, kTraceLayers = kMaxDecodeLayers;
+constexpr int64_t kTraceBytes = int64_t{8} * kTraceCtas * kTraceLayers * kJobKinds * kTraceEvents;
 
 // A part that a CTA attends to.
 struct PartItem {
@@ -371,8 +390,11 @@ struct DecodeShared {
   int32_t page_table[kPageTableShared];
   int32_t table_at[kMaxStepRows];  // where a sequence's begins, by its first row; -1: read it from memory
   int32_t parts[kMaxStepRows];     // complete before the launch, by the first row of the sequence
-  float max[2][kGatherWarps], denominator[2][kGatherWarps];
-  Candidate candidates[kProducts];
+  float max[2][kAttentionWarps], denominator[2][kAttentionWarps];
+  union {                             // of each product thread
+    Candidate candidates[kProducts];  // in the head
+    float2 addends[kProducts];        // elsewhere: what its row's sum gets besides, or the two sums of gate and up
+  };
   int32_t token[kMaxStepRows];
   int32_t step, epoch, finite, go;         // step: of this launch
   int32_t progressed;                      // 1: the last step succeeded
@@ -391,7 +413,9 @@ struct DecodeShared {
   int32_t has_head;                        // 1: logits are wanted
   int32_t group, complete;                 // heads of a key head; complete parts of attention, over all sequences and key heads
   uint16_t turned[kMaxDecodeLayers];       // this cluster among all in a layer's attention
-  volatile int32_t meeting, failed;
+  volatile int32_t most_in_flight;         // chunks: the window or, while this CTA is in a meeting, the trickle
+  volatile int32_t passed;                 // epoch of the last layer whose products before attention this CTA has begun
+  volatile int32_t failed;
 };
 
 constexpr int kDecodeSharedBytes = static_cast<int>((sizeof(DecodeShared) + 127) / 128 * 128);
@@ -401,7 +425,7 @@ CF_BOTH constexpr int64_t activation_bytes(int64_t elements, int rows) { return 
 CF_BOTH constexpr int64_t kv_buffer_bytes(int64_t head_dim) { return 2 * part_tokens(head_dim) * 2 * head_dim; }
 // Attention's scratch: the queries of a group, values of the warps (two of them), local parts of the group, parts of others, sines and cosines.
 CF_BOTH constexpr int64_t scratch_floats(int64_t group, int64_t head_dim, int64_t rotary_dim, int rows) {
-  return group * head_dim + 2 * kGatherWarps * head_dim + group * kMaxLocalParts * (head_dim + 4) + parts_at_once(head_dim) * (head_dim + 4) +
+  return group * head_dim + 2 * kAttentionWarps * head_dim + group * kMaxLocalParts * (head_dim + 4) + parts_at_once(head_dim) * (head_dim + 4) +
          rotary_dim * rows;
 }
 

@@ -1,11 +1,10 @@
 // Decode steps of a model as one persistent cooperative launch: embedding, all blocks, head, and the most likely token, which is the next
 // step's input; for one row, or for several rows, which share every weight that is read.
 //
-// A CTA is eight warps that multiply, four that normalise what they multiply by and attend, and two threads (before compute capability 9.0
+// A CTA is eight warps that multiply, and bring what they multiply by, four that attend, and two threads (before compute capability 9.0
 // warps) that load: one brings the CTA's share of all weights, phase after phase, through a ring in shared memory, and does not wait for
-// activations, so the memory is read all the time; the other brings keys and values. Activations without a norm the multiplying warps bring
-// by themselves. Each of the four goes through the same sequence of work by itself and waits only for what it needs, so that all that leads up
-// to a wait is done when its end comes. Phases hand activations on as words that carry their epoch (words.cuh). With a parallel residual a layer
+// activations, so the memory is read all the time; the other brings keys and values. Each of the four goes through the same sequence of work by
+// itself and waits only for what it needs, so that all that leads up to a wait is done when its end comes. Phases hand activations on as words that carry their epoch (words.cuh). With a parallel residual a layer
 // has three phases: {Q K V, MLP-up}, {attention, MLP-down}, {O, residuals}; otherwise five: {Q K V}, {attention}, {O, residual}, {MLP-up},
 // {MLP-down, residual}. A block call is a launch of one layer that begins and ends with the caller's activations (decode_block.cuh).
 //
@@ -45,11 +44,28 @@ __device__ inline void stream() {
 #pragma unroll 1
       for (int i = 0; i < items_of(layer); i++) {
         const JobKind kind = item(layer, i);
+        trace(kTraceStream, layer, kind);
         if (kind != kJobAttention && takes(kind) && !load_job<kRows>(ring, kind, layer)) return ring.drain();
+        trace(kTraceStreamed, layer, kind);
       }
 }
 
-// ---- The gathering warps
+// ---- The attention warps
+
+// The embeddings of the rows' tokens as words of the residual stream before layer 0: each CTA publishes some.
+__device__ inline void publish_embeddings(uint32_t epoch) {
+  const DecodeShared& s = shared();
+  const int n_words = hidden_words();
+#pragma unroll 1
+  for (int row = 0; row < s.params.n_rows; row++)
+#pragma unroll 1
+    for (int word = static_cast<int>(blockIdx.x) + attention_thread() * static_cast<int>(gridDim.x); word < n_words;
+         word += kAttentionThreads * static_cast<int>(gridDim.x)) {
+      const int column = column_of_word(word), more = has_three(word) ? 1 : 0;
+      const auto bits = [&](int at) { return __float_as_uint(embedding(s.token[row], at)); };
+      ptx::store_word(words_at(s.params.words.hidden, n_words, 0, row) + word, bits(column), bits(column + more), bits(column + 2 * more), epoch);
+    }
+}
 
 // The parts of this CTA in a layer.
 template <int D>
@@ -60,17 +76,19 @@ __device__ __forceinline__ void attend(int layer, uint32_t epoch) {
   const uint4* const qkv = words_at(p.words.qkv, (p.n_heads + 2 * p.n_kv_heads) * Attention::kHeadWords, layer, 0);
 #pragma unroll 1
   for (;;) {
-    if (gather_thread() == 0) {  // one thread decides for all, also when the launch has failed
+    if (attention_thread() == 0) {  // one thread decides for all, also when the launch has failed
       while (s.announced <= s.done && !s.failed) {}
+      while (static_cast<int32_t>(s.passed - epoch) < 0 && !s.failed) {}  // the words come later, and asking for them is work for the memory
       __threadfence_block();
       const PartItem before = s.last, now = s.items[s.done % kItems];
       s.same_query = p.n_rows == 1 && !before.owned && before.kv_head == now.kv_head && before.layer == now.layer && before.step == now.step;
       s.current = now;
       if (s.failed) s.current.step = -1;
     }
-    gathers_sync();
+    attention_sync();
     const PartItem item = s.current;
     if (item.layer != layer || item.step != s.step) break;
+    if (attention_thread() == 0) trace(kTraceBegin, layer, kJobAttention);
     const int number = s.done & (p.kv_buffers - 1);
     Attention::wait_part(s.done);
     const bool f16 = p.rows[item.row].kv_dtype == CF_DTYPE_F16;
@@ -79,8 +97,10 @@ __device__ __forceinline__ void attend(int layer, uint32_t epoch) {
     else if (task.owned) Attention::template attend_owned<Bf16>(number, qkv, layer, task, epoch);
     else if (f16) Attention::template attend_complete<F16>(number, qkv, layer, task, epoch, s.same_query);
     else Attention::template attend_complete<Bf16>(number, qkv, layer, task, epoch, s.same_query);
-    gathers_sync();  // nobody reads the buffer any more, and what was appended is written
-    if (gather_thread() == 0) {
+    if (task.owned) ptx::fence_proxies();  // before the next copies to the buffer, and, in the next step, from the pages: both were written
+    if (attention_thread() == 0) trace(kTraceEnd, layer, kJobAttention);
+    attention_sync();  // nobody reads the buffer any more, and what was appended is written
+    if (attention_thread() == 0) {
       __threadfence_block();
       s.last = s.current;
       s.done = s.done + 1;
@@ -88,12 +108,10 @@ __device__ __forceinline__ void attend(int layer, uint32_t epoch) {
   }
 }
 
-// Epochs of a step: its embeddings', those of its layers, the head's, the votes', those of the rounds in which a token is drawn.
-__device__ inline uint32_t epoch_of_layer(int layer) { return static_cast<uint32_t>(shared().epoch + 2 + layer); }
 __device__ inline uint32_t epoch_of_votes() { return epoch_of_layer(shared().params.n_layers + 1); }
 
 // The thread that tells the host; nobody waits for it.
-__device__ inline bool tells() { return shared().params.sequence && blockIdx.x == 0 && gather_thread() == kGathers - kWarpLanes; }
+__device__ inline bool tells() { return shared().params.sequence && blockIdx.x == 0 && attention_thread() == kAttentionThreads - kWarpLanes; }
 
 // The fed and the sampled token of a step that has succeeded.
 __device__ inline void tell_tokens(int fed) {
@@ -126,8 +144,8 @@ __device__ __noinline__ inline void attend_or_combine(int layer) {
   else if (takes & kTakesCombine) DecodeAttention<D>::combine(layer, epoch_of_layer(layer));
 }
 
-template <int D, int kRows>
-__device__ void gather() {
+template <int D>
+__device__ void attend_all() {
   DecodeShared& s = shared();
   const DecodeParams& p = s.params;
 #pragma unroll 1
@@ -135,15 +153,9 @@ __device__ void gather() {
     if (p.block.part != kNoBlock) publish_block(epoch_of_layer(-1), epoch_of_layer(0));
     else if (p.begins) publish_embeddings(epoch_of_layer(-1));
     DecodeAttention<D>::set_angles();
-    gathers_sync();
+    attention_sync();
 #pragma unroll 1
-    for (int at = 8 * p.first_layer; at < 8 * p.end_layer; at++) {  // layer and item in one register: there is none to spare
-      const int layer = at / 8;
-      if (at % 8 >= items_of(layer)) continue;
-      const JobKind kind = item(layer, at % 8);
-      if (kind == kJobAttention) attend_or_combine<D>(layer);
-      else if (takes(kind) && !fetches(kind)) gather_job<D, kRows>(kind, layer, epoch_of_layer(layer));
-    }
+    for (int layer = p.first_layer; layer < min(p.end_layer, p.n_layers); layer++) attend_or_combine<D>(layer);
     if (!p.ends) break;
     roles_sync();
     roles_sync();  // what end_step left is that of the next step
@@ -234,7 +246,8 @@ __device__ __noinline__ inline void end_step() {
       s.sequence.position++, s.sequence.token = s.recent[s.step] = s.token[0];
       if (!s.sequence.stopped && s.step == p.n_steps && p.n_steps < s.steps_asked) status = CF_ERROR_CACHE_FULL;
     }
-    s.epoch = static_cast<int32_t>(epoch), s.meeting = 0;
+    s.epoch = static_cast<int32_t>(epoch);
+    end_meeting();
     s.status = status;
     s.go = status == CF_OK && !s.sequence.stopped && s.step < p.n_steps;
   }
@@ -260,14 +273,15 @@ __device__ void multiply() {
   RingReader ring;
 #pragma unroll 1
   while (s.go) {
-    s.candidates[threadIdx.x] = Candidate::none();
 #pragma unroll 1
-    for (int layer = p.first_layer; layer < p.end_layer; layer++)
-#pragma unroll 1
-      for (int i = 0; i < items_of(layer); i++) {
-        const JobKind kind = item(layer, i);
-        if (kind != kJobAttention && takes(kind)) ring = run_job<D, kRows>(ring, kind, layer, epoch_of_layer(layer));
-      }
+    for (int at = 8 * p.first_layer; at < 8 * p.end_layer; at++) {  // layer and item in one register: there is none to spare
+      const int layer = at / 8;
+      if (at % 8 >= items_of(layer)) continue;
+      const JobKind kind = item(layer, at % 8);
+      if (kind == kJobHead) s.candidates[threadIdx.x] = Candidate::none();
+      if (kind != kJobAttention && takes(kind)) ring = run_job<D, kRows>(ring, kind, layer);
+      if (kind == kJobAttention && threadIdx.x == 0) s.passed = static_cast<int32_t>(epoch_of_layer(layer));
+    }
     if (p.casts) cast_votes<kRows>();
     if (p.block.part != kNoBlock) {
       roles_sync();
@@ -325,7 +339,7 @@ __device__ bool set_up() {
   const BlockEntry entry = p.block.part != kNoBlock ? block_entry() : BlockEntry{};  // on its way together with these
   s.epoch = static_cast<int32_t>(epoch);
   s.step = s.draws = 0;
-  s.meeting = 0, s.failed = 0, s.announced = 0, s.done = 0, s.near_taken = 0;
+  s.most_in_flight = p.window, s.passed = static_cast<int32_t>(epoch), s.failed = 0, s.announced = 0, s.done = 0, s.near_taken = 0;
   s.last = {-1, 0, 0, 0, 0, 1, -1, 0};
   s.steps_asked = p.n_steps;
   s.status = failed ? CF_ERROR_DEVICE_LOST : CF_OK;
@@ -397,9 +411,9 @@ __global__ void __launch_bounds__(kDecodeThreads, kCtasOfSm) decode(const __grid
   for (int i = threadIdx.x; i < (p.n_layers + 1) * kJobKinds; i += kDecodeThreads)
     s.runs[i] = run_of(static_cast<JobKind>(i % kJobKinds), i / kJobKinds);
   meet_cluster();
-  const int copies = static_cast<int>(threadIdx.x) - kProducts - kGathers;  // this thread of those that copy
+  const int copies = static_cast<int>(threadIdx.x) - kProducts - kAttentionThreads;  // this thread of those that copy
   if (threadIdx.x < kProducts) multiply<D, kRows>();
-  else if (copies < 0) gather<D, kRows>();
+  else if (copies < 0) attend_all<D>();
   else if (copies < ptx::kCopyLanes) stream<kRows>();
   else if (copies >= kWarpLanes && copies < kWarpLanes + ptx::kCopyLanes && p.takes & kTakesAttention) DecodeAttention<D>::load_all();
   leave_cluster();

@@ -1,4 +1,4 @@
-// Attention of the rows of a decode step, by the gathering warps. Cached positions are cut into parts of part_tokens(). Of those that were
+// Attention of the rows of a decode step, by the attention warps. Cached positions are cut into parts of part_tokens(). Of those that were
 // complete before the launch the CTAs of the owner's cluster take the first ones, as many as are their share of the work, and hand them
 // on through distributed shared memory; the others go to whichever CTA's turn it is, and come as words. The positions behind them belong
 // to the owner of a row and head, or of a row and key head, who appends what is new and adds all parts up in order. All parts are computed alike, so
@@ -9,10 +9,11 @@
 #pragma once
 
 #include "cluster.cuh"
-#include "decode_gather.cuh"
+#include "decode_product.cuh"
 #include "numbers.cuh"
 #include "ring.cuh"
 #include "rope.cuh"
+#include "trace.cuh"
 #include "words.cuh"
 
 namespace cf::gpu {
@@ -34,14 +35,14 @@ struct DecodeAttention {
   static constexpr int kHeadWords = D / kTileRows * kWordsPerStrip;
   static constexpr int kVector = D + 4;  // a partial result in scratch memory: maximum, denominator, padding, values
   static constexpr int kPartTokens = part_tokens(D), kPartsAtOnce = parts_at_once(D);
-  static constexpr int kWarpTokens = kPartTokens / kGatherWarps;
+  static constexpr int kWarpTokens = kPartTokens / kAttentionWarps;
 
   struct Scratch {
     float *q, *values, *local, *parts,
         *angles;  // [group, D]; [2, warps, D]; [group, kMaxLocalParts, kVector]; [kPartsAtOnce, kVector]; [rows, 2, rotary / 2]
     __device__ Scratch() {
       const int group = shared().group;
-      q = scratch_memory(), values = q + group * D, local = values + 2 * kGatherWarps * D, parts = local + group * kMaxLocalParts * kVector;
+      q = scratch_memory(), values = q + group * D, local = values + 2 * kAttentionWarps * D, parts = local + group * kMaxLocalParts * kVector;
       angles = parts + kPartsAtOnce * kVector;
     }
   };
@@ -255,7 +256,7 @@ struct DecodeAttention {
     for (int i = max(0, asked - p.kv_buffers); i < asked; i++) wait_part(i);
   }
 
-  // ---- The gathering warps
+  // ---- The attention warps
 
   // Sines and cosines of the rows' positions.
   static __device__ void set_angles() {
@@ -263,7 +264,7 @@ struct DecodeAttention {
     const Scratch scratch;
     const int half = p.rotary_dim / 2;
 #pragma unroll 1
-    for (int i = gather_thread(); i < half * p.n_rows; i += kGathers) {
+    for (int i = attention_thread(); i < half * p.n_rows; i += kAttentionThreads) {
       const int row = i / half, pair = i - row * half;
       float* const of_row = scratch.angles + row * 2 * half;
       sine_and_cosine(p.inv_freq[pair] * static_cast<float>(position_of(row)), of_row + half + pair, of_row + pair);
@@ -313,7 +314,6 @@ struct DecodeAttention {
       e.other = words + word_of_row(other), e.other_place = place_in_word(other);
       return e;
     };
-    bool wrote = false;
     const auto finish = [&](const Element& e, const uint4& word, const uint4& other) {
       if (!e.word) return;
       float value = word_value(word, e.place);
@@ -333,11 +333,10 @@ struct DecodeAttention {
       if (of_block && e.appended)
         if (void* const to = e.kv ? p.block.new_v : p.block.new_k)
           store_element(to, p.block.dtype, (e.row * p.n_kv_heads + task.kv_head) * D + e.d, value);
-      wrote = true;
     };
 #pragma unroll 1
-    for (int i = gather_thread(); i - gather_thread() < all; i += 2 * kGathers) {  // two elements at a time, whose words come together
-      const Element a = element(i), b = element(i + kGathers);
+    for (int i = attention_thread(); i - attention_thread() < all; i += 2 * kAttentionThreads) {  // two elements at a time, whose words come together
+      const Element a = element(i), b = element(i + kAttentionThreads);
       uint4 word[4];
       read_words_at<4>([&](int j) { return j == 0   ? a.word
                                            : j == 1 ? a.other
@@ -350,8 +349,8 @@ struct DecodeAttention {
       finish(a, word[0], word[1]);
       finish(b, word[2], word[3]);
     }
-    if (wrote) ptx::fence_proxies();  // before the ring, or the next step, copies where this has written
-    gathers_sync();
+    if (attention_thread() == 0) trace(kTraceWords, layer, kJobAttention);
+    attention_sync();
   }
 
   // One query over the first `count` positions of the part in a buffer: values of this warp's positions, and their maximum and denominator.
@@ -361,9 +360,9 @@ struct DecodeAttention {
     DecodeShared& s = shared();
     const Scratch scratch;
     const float* const q = scratch.q + in_group * D;
-    float* const values = scratch.values + flip * kGatherWarps * D;
+    float* const values = scratch.values + flip * kAttentionWarps * D;
     constexpr int kRounds = kWarpTokens / Tile::kPositions, kPairs = (D / 2 + kWarpLanes - 1) / kWarpLanes;
-    const int warp = gather_warp(), lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+    const int warp = attention_warp(), lane = static_cast<int>(threadIdx.x) % kWarpLanes;
     const int first = warp * kWarpTokens, n = min(kWarpTokens, count - first), lane_part = lane % Tile::kLanes;
     float max = -INFINITY, denominator = 0;
     float2 sums[kPairs] = {};
@@ -432,26 +431,26 @@ struct DecodeAttention {
   }
 
   // What the warps left, added up: the maximum, the denominator, and this thread's values: d = thread + 128 i.
-  static constexpr int kValues = (D + kGathers - 1) / kGathers;
+  static constexpr int kValues = (D + kAttentionThreads - 1) / kAttentionThreads;
   struct Partial {
     float max, denominator, value[kValues];
   };
-  static __device__ bool has_value(int i) { return gather_warp() * kWarpLanes + i * kGathers < D; }  // whole warps
-  static __device__ int value_at(int i) { return gather_thread() + i * kGathers; }
+  static __device__ bool has_value(int i) { return attention_warp() * kWarpLanes + i * kAttentionThreads < D; }  // whole warps
+  static __device__ int value_at(int i) { return attention_thread() + i * kAttentionThreads; }
   static __device__ Partial add_warps(int flip) {
     const DecodeShared& s = shared();
-    const float* const values = Scratch().values + flip * kGatherWarps * D;
-    const int warp = static_cast<int>(threadIdx.x) % kGatherWarps;
+    const float* const values = Scratch().values + flip * kAttentionWarps * D;
+    const int warp = static_cast<int>(threadIdx.x) % kAttentionWarps;
     const float of_warp = s.max[flip][warp];
     float max = of_warp;
 #pragma unroll
-    for (int lanes = kGatherWarps / 2; lanes > 0; lanes /= 2) max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, lanes));
+    for (int lanes = kAttentionWarps / 2; lanes > 0; lanes /= 2) max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, lanes));
     const float weight = weight_of(of_warp, max);
     Partial partial = {max, weight * s.denominator[flip][warp], {}};
 #pragma unroll
-    for (int lanes = kGatherWarps / 2; lanes > 0; lanes /= 2) partial.denominator += __shfl_xor_sync(0xffffffffu, partial.denominator, lanes);
+    for (int lanes = kAttentionWarps / 2; lanes > 0; lanes /= 2) partial.denominator += __shfl_xor_sync(0xffffffffu, partial.denominator, lanes);
 #pragma unroll
-    for (int i = 0; i < kGatherWarps; i++) {
+    for (int i = 0; i < kAttentionWarps; i++) {
       const float of_i = __shfl_sync(0xffffffffu, weight, i);
 #pragma unroll
       for (int v = 0; v < kValues; v++) partial.value[v] += of_i * values[i * D + min(value_at(v), D - 1)];
@@ -473,7 +472,7 @@ struct DecodeAttention {
 
   static __device__ void publish_partial(int row, int head, int part, const Partial& partial, uint32_t epoch) {
     uint4* const to = partial_at(row, head, part);
-    if (gather_thread() == 0) ptx::store_word(to, __float_as_uint(partial.max), __float_as_uint(partial.denominator), 0, epoch);
+    if (attention_thread() == 0) ptx::store_word(to, __float_as_uint(partial.max), __float_as_uint(partial.denominator), 0, epoch);
 #pragma unroll
     for (int i = 0; i < kValues; i++) publish_values(to + 1, i, __float_as_uint(partial.value[i]), epoch);
   }
@@ -482,7 +481,7 @@ struct DecodeAttention {
   static __device__ void put_partial(int in_group, int part, const Partial& partial) {
     const int to = shared().current.to;
     float* const place = near_part(in_group, part);
-    if (gather_thread() == 0) inbox().put(place, {partial.max, partial.denominator, 0, 0}, to);
+    if (attention_thread() == 0) inbox().put(place, {partial.max, partial.denominator, 0, 0}, to);
 #pragma unroll
     for (int i = 0; i < kValues; i++) {
       if (!has_value(i)) break;
@@ -496,7 +495,7 @@ struct DecodeAttention {
   // layer has read queries made of the stream, which follows, over every head, from such sums.
   static __device__ void wait_near(int parts) {
     const DecodeShared& s = shared();
-    if (gather_thread() == 0) inbox().expect(parts * static_cast<int>(near_part_bytes(s.group, D)));
+    if (attention_thread() == 0) inbox().expect(parts * static_cast<int>(near_part_bytes(s.group, D)));
     uint64_t since = 0;
     inbox().wait(s.near_taken, [&] {
       if (since == 0) since = ptx::wall_clock_ns();
@@ -520,7 +519,7 @@ struct DecodeAttention {
 #pragma unroll 1
       for (int h = 0; h < task.heads; h++, flip ^= 1) {
         attend_part<Kv>(buffer_number, h, kPartTokens, flip);
-        gathers_sync();
+        attention_sync();
         const Partial partial = add_warps(flip);
         if (shared().current.to >= 0) put_partial(h, task.part, partial);
         else publish_partial(row, task.head + h, task.part, partial, epoch);
@@ -540,8 +539,9 @@ struct DecodeAttention {
     prepare<Kv>(buffer_number, qkv, layer, task, part, part == complete, epoch);
 #pragma unroll 1
     for (int h = 0; h < task.heads; h++, flip ^= 1) {
+      if (attention_thread() == 0) trace(kTraceReady, layer, kJobAttention);
       attend_part<Kv>(buffer_number, h, min(position + 1 - part * kPartTokens, kPartTokens), flip);
-      gathers_sync();
+      attention_sync();
       const Partial partial = add_warps(flip);
       if (!(p.takes & kTakesCombine)) {
         publish_partial(task.row, task.head + h, part, partial, epoch);
@@ -552,12 +552,13 @@ struct DecodeAttention {
         continue;
       }
       float* const to = scratch.local + (h * kMaxLocalParts + part - complete) * kVector;
-      if (gather_thread() == 0) to[0] = partial.max, to[1] = partial.denominator;
+      if (attention_thread() == 0) to[0] = partial.max, to[1] = partial.denominator;
 #pragma unroll
       for (int i = 0; i < kValues; i++)
         if (value_at(i) < D) to[4 + value_at(i)] = partial.value[i];
     }
     if (part < last_part || last_part == 0 || !(p.takes & kTakesCombine)) return;
+    if (attention_thread() == 0) trace(kTraceMultiplied, layer, kJobAttention);
     const int near = shared().current.near;
     if (near > 0) wait_near(near);
 #pragma unroll 1
@@ -565,7 +566,7 @@ struct DecodeAttention {
       const int head = task.head + h;
       publish_head(layer, task.row, head, add_parts(h, task.row, head, near, complete, last_part, epoch), epoch);
     }
-    if (near > 0 && gather_thread() == 0) shared().near_taken++;  // all have waited: they have met since
+    if (near > 0 && attention_thread() == 0) shared().near_taken++;  // all have waited: they have met since
   }
 
   // The sums of the heads that this CTA owns, from words that an earlier launch left.
@@ -594,15 +595,16 @@ struct DecodeAttention {
     for (int first = 0; first <= last_part; first += kPartsAtOnce) {
       const int count = min(kPartsAtOnce, last_part + 1 - first), words = min(count, complete - first) * partial_words(D);
       const int first_word = max(near - first, 0) * partial_words(D);
-      gathers_sync();  // local results are there; those of the last round were read
+      attention_sync();  // local results are there; those of the last round were read
 #pragma unroll 1
-      for (int at = first_word + gather_thread(); at < words; at += 4 * kGathers) {
+      for (int at = first_word + attention_thread(); at < words; at += 4 * kAttentionThreads) {
         uint4 word[4];
         read_words<4>(
-            base + first * partial_words(D), epoch, [&](int j) { return at + j * kGathers; }, [&](int j) { return at + j * kGathers < words; }, word);
+            base + first * partial_words(D), epoch, [&](int j) { return at + j * kAttentionThreads; },
+            [&](int j) { return at + j * kAttentionThreads < words; }, word);
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          const int index = at + j * kGathers;
+          const int index = at + j * kAttentionThreads;
           if (index >= words) break;
           const int part = index / partial_words(D), in_part = index - part * partial_words(D) - 1;
           float* const to = scratch.parts + part * kVector;
@@ -615,7 +617,7 @@ struct DecodeAttention {
           }
         }
       }
-      if (words > first_word) gathers_sync();
+      if (words > first_word) attention_sync();
       const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
       const float *const of_cluster = near_part(in_group, first), *const of_words = scratch.parts,
                          *const of_cta = local + (first - complete) * kVector;

@@ -2,7 +2,7 @@
 // caller's activations and leaves the caller's (decode_job.cuh, decode_attention.cuh).
 #pragma once
 
-#include "decode_gather.cuh"
+#include "decode_job.cuh"
 
 namespace cf::gpu {
 
@@ -38,8 +38,8 @@ __device__ __noinline__ inline void publish_block(uint32_t stream_epoch, uint32_
   const BlockIo& io = p.block;
   const auto publish = [&](uint4* words, int n_words, int columns, uint32_t its_epoch, auto bits) {
 #pragma unroll 1
-    for (int i = static_cast<int>(blockIdx.x) + gather_thread() * static_cast<int>(gridDim.x); i < p.n_rows * n_words;
-         i += kGathers * static_cast<int>(gridDim.x)) {
+    for (int i = static_cast<int>(blockIdx.x) + attention_thread() * static_cast<int>(gridDim.x); i < p.n_rows * n_words;
+         i += kAttentionThreads * static_cast<int>(gridDim.x)) {
       const int row = i / n_words, word = i - row * n_words, more = has_three(word) ? 1 : 0;
       const int64_t at = static_cast<int64_t>(row) * columns + column_of_word(word);
       ptx::store_word(words + i, bits(at), bits(at + more), bits(at + 2 * more), its_epoch);  // as words_at says of layer 0

@@ -1,5 +1,5 @@
 // Activations on their way from words into shared memory, as they are: what the product warps do by themselves for a job without a norm,
-// while the gathering warps attend.
+// while the attention warps attend.
 #pragma once
 
 #include "decode_product.cuh"
@@ -20,10 +20,10 @@ struct LaneWord {
 #pragma unroll
     for (int e = 0; e < 3; e++) at[e] = place_in_tile(min(3 * in_strip + e, kTileRows - 1));
   }
-  __device__ bool has(int j, int n_words, int stride = kGatherWords) const { return active && word + j * stride < n_words; }
+  __device__ bool has(int j, int n_words, int stride = kFetchWords) const { return active && word + j * stride < n_words; }
   // Activations of the j-th word, if it is `wanted`: stores that may not be, no branches, so that words do not wait for one another.
   template <int kRows>
-  __device__ __forceinline__ void store(bool wanted, int row, int j, const uint32_t (&values)[3], int stride = kGatherWords) const {
+  __device__ __forceinline__ void store(bool wanted, int row, int j, const uint32_t (&values)[3], int stride = kFetchWords) const {
     char* const tile = activations() + ((strip + j * (stride / kWordsPerStrip)) * kRows + row) * kActivationTileBytes;
     if (wanted) *reinterpret_cast<uint32_t*>(tile + at[0]) = values[0];
     if (wanted && three) *reinterpret_cast<uint32_t*>(tile + at[1]) = values[1];
@@ -33,30 +33,27 @@ struct LaneWord {
 
 // `n` words, which are activations, of each row (`row_words` apart).
 template <int kRows>
-__device__ __noinline__ void fetch(const uint4* words, int row_words, int n, uint32_t epoch) {
-  constexpr int kPauseNs = 50;                                                   // the gathering warps of this CTA may be attending
-  constexpr int kAtOnce = 8;                                                     // words asked for together
-  constexpr int kStride = kRows == 1 ? kProductWarps * kLaneWords : kLaneWords;  // with one row each warp takes a share, with more whole rows
+__device__ __forceinline__ void fetch(const uint4* words, int row_words, int n, uint32_t epoch) {
+  constexpr int kPauseNs = 50;                                    // the attention warps of this CTA may be at work
+  constexpr int kStride = kRows == 1 ? kFetchWords : kLaneWords;  // with one row each warp takes a share, with more whole rows
   static_assert(kMaxStepRows <= kProductWarps);
   const int warp = static_cast<int>(threadIdx.x) / kWarpLanes, row = kRows == 1 ? 0 : warp;
   const LaneWord lane(kRows == 1 ? warp * kLaneWords : 0);
   if (row < shared().params.n_rows) {
 #pragma unroll 1
-    for (int first = 0; first * kStride < n; first += kAtOnce) {
-      uint4 word[kAtOnce];
-      read_words<kAtOnce, kPauseNs>(
+    for (int first = 0; first * kStride < n; first += kGo) {
+      uint4 word[kGo];
+      read_words<kGo, kPauseNs>(
           words + row * row_words + lane.word + first * kStride, epoch, [&](int j) { return j * kStride; },
           [&](int j) { return lane.has(first + j, n, kStride); }, word);
 #pragma unroll
-      for (int j = 0; j < kAtOnce; j++) {
+      for (int j = 0; j < kGo; j++) {
         if (j % 2 == 0 && (first + j) * kStride >= n) break;
         const uint32_t values[3] = {word[j].x, word[j].y, word[j].z};
         lane.store<kRows>(lane.has(first + j, n, kStride), row, first + j, values, kStride);
       }
     }
   }
-  products_sync();
-  if (threadIdx.x == 0) shared().meeting = 0;
 }
 
 }  // namespace cf::gpu

@@ -2,13 +2,12 @@
 #pragma once
 
 #include "activation.cuh"
-#include "decode_fetch.cuh"
 #include "decode_logits.cuh"
+#include "decode_norm.cuh"
 #include "decode_product.cuh"
+#include "trace.cuh"
 
 namespace cf::gpu {
-
-enum JobKind : int { kJobQkv, kJobUp, kJobAttention, kJobDown, kJobO, kJobHead };
 
 // A matrix in a phase. A unit is a strip of it, or one of `slices` pieces of a strip, or, for gate and up, two strips; units are counted
 // slice by slice. CTAs first_cta .. first_cta + ctas - 1 share them. With a parallel residual O adds MLP-down's bias, too. In a block call that
@@ -73,13 +72,15 @@ struct Job {
   __device__ int slice_end(int unit) const { return min(static_cast<int>(run.end), (slice_of(unit) + 1) * shape.strips); }
 };
 
-// Whether the product warps bring a job's activations by themselves; otherwise the gathering warps do, who normalise them.
-__device__ inline bool fetches(JobKind kind) { return kind == kJobO || kind == kJobDown; }
+__device__ inline bool comes_before_attention(JobKind kind) { return kind == kJobQkv || (kind == kJobUp && shared().params.parallel_residual); }
+// Whether a job begins with a norm of the residual stream; otherwise its activations are there as they are.
+__device__ inline bool normalises(JobKind kind) { return kind != kJobO && kind != kJobDown; }
 // Where there is no room for all activations, the units whose sums are kept together go through them in passes of so many tiles.
-__device__ inline int pass_of(JobKind kind, int tiles) { return fetches(kind) ? min(shared().params.pass_tiles, tiles) : tiles; }
+__device__ inline int pass_of(JobKind kind, int tiles) { return normalises(kind) ? tiles : min(shared().params.pass_tiles, tiles); }
 template <int kRows>
 __device__ inline int units_at_once(int strips_of_unit) {
-  return kProducts / kTileRows / kRows / strips_of_unit;
+  constexpr int kStrips = kProducts / kTileRows / kRows;
+  return strips_of_unit == 2 ? kStrips / 2 : kStrips;
 }
 
 // The streaming thread's part.
@@ -110,16 +111,6 @@ __device__ inline bool load_job(RingWriter& ring, JobKind kind, int layer) {
   return true;
 }
 
-// The activations of `n` tiles, of which `pass` come before in the slice that begins with `unit`.
-template <int D, int kRows>
-__device__ __forceinline__ void fetch_pass(const Job& job, JobKind kind, int layer, int unit, int pass, int n, uint32_t epoch) {
-  const DecodeParams& p = shared().params;
-  const bool is_o = kind == kJobO;
-  const int words = is_o ? p.n_heads * D / kTileRows * kWordsPerStrip : activation_words();
-  fetch<kRows>(words_at(is_o ? p.words.heads : p.words.activation, words, layer, 0) + (job.slice_begin(job.slice_of(unit)) + pass) * kWordsPerStrip,
-               words, n * kWordsPerStrip, epoch);
-}
-
 // What a product thread adds to its row's sum: the residual stream, and for a parallel residual the pieces of MLP-down. A phase that
 // takes these takes the activations of all CTAs, too, so the words have come when they are asked for, or do so while others come.
 __device__ __forceinline__ float residual_of(JobKind kind, int layer, int launch_row, int row, uint32_t epoch) {
@@ -137,6 +128,79 @@ __device__ __forceinline__ float residual_of(JobKind kind, int layer, int launch
   for (int piece = 0; piece < kMaxDownSlices; piece++)
     if (piece < pieces) sum += word_value(found[piece], place);
   return sum;
+}
+
+// The row of a unit that a product thread finishes, for a row of the launch, among units first .. first + count - 1 of a job.
+template <int kRows>
+struct Finished {
+  const int thread = ptx::thread_index();
+  int slot, launch_row, unit, row;
+  bool mine;  // false: there is none
+
+  __device__ Finished(int first, int count) {
+    const int at = thread / kTileRows;
+    slot = at / kRows, launch_row = at % kRows, unit = first + slot, row = unit * kTileRows + thread % kTileRows;
+    mine = slot < count && launch_row < shared().params.n_rows;
+  }
+};
+
+// What is added to sums stays in shared memory until then: registers are few.
+template <int kRows>
+__device__ __forceinline__ void leave_addends(JobKind kind, int layer, int first, int count, uint32_t epoch) {
+  DecodeShared& s = shared();
+  const DecodeParams& p = s.params;
+  const Finished<kRows> f(first, count);
+  if (!f.mine || kind == kJobHead) return;
+  const JobShape& shape = s.jobs[kind];
+  const char* const biases = s.layers[layer] + f.row * sizeof(float);
+  float2 addends = {0, 0};
+  if (shape.bias != kNoVector) addends.x = __ldg(reinterpret_cast<const float*>(biases + shape.bias));
+  if (shape.other_bias != kNoVector) addends.y = __ldg(reinterpret_cast<const float*>(biases + shape.other_bias));
+  if (kind == kJobO ? !p.parallel_residual || p.block.part != kBlockAttention : kind == kJobDown && !p.parallel_residual)
+    addends.y += residual_of(kind, layer, f.launch_row, f.row, epoch);
+  s.addends[f.thread] = addends;
+}
+
+// The activations of a job that begins with a norm.
+template <int kRows>
+__device__ __forceinline__ void fetch_stream(JobKind kind, int layer, uint32_t epoch) {
+  const DecodeShared& s = shared();
+  const DecodeParams& p = s.params;
+  const bool middle = kind == kJobUp && !p.parallel_residual;
+  const char* const vectors = kind == kJobHead ? s.final_norm : s.layers[layer] + (kind == kJobUp ? p.offsets.mlp_norm : p.offsets.attention_norm);
+  fetch_normalised<kRows>(words_at(middle ? p.words.middle : p.words.hidden, hidden_words(), layer, 0), reinterpret_cast<const float4*>(vectors),
+                          middle ? epoch : epoch - 1);
+}
+
+// Those of `n` tiles of another job, of which `pass` come before in the slice that begins with `unit`.
+template <int D, int kRows>
+__device__ __forceinline__ void fetch_pass(JobKind kind, int layer, int unit, int pass, int n, uint32_t epoch) {
+  const DecodeParams& p = shared().params;
+  const Job job(kind, layer);
+  const bool is_o = kind == kJobO;
+  const int words = is_o ? p.n_heads * D / kTileRows * kWordsPerStrip : activation_words();
+  fetch<kRows>(words_at(is_o ? p.words.heads : p.words.activation, words, layer, 0) + (job.slice_begin(job.slice_of(unit)) + pass) * kWordsPerStrip,
+               words, n * kWordsPerStrip, epoch);
+}
+
+// What comes before the products of a pass, of which `pass` tiles come before, of the units from `first` on: what is added to them, and what is
+// multiplied by, into shared memory.
+template <int D, int kRows>
+__device__ __noinline__ void bring(JobKind kind, int layer, int first, int pass) {
+  const Job job(kind, layer);
+  const uint32_t epoch = epoch_of_layer(layer);
+  const int end = job.slice_end(first), tiles = job.slice_tiles(first), of_pass = pass_of(kind, tiles);
+  if (pass == 0) leave_addends<kRows>(kind, layer, first, min(units_at_once<kRows>(job.shape.strips_of_unit), end - first), epoch);
+  // They are there already unless the slice begins, or a pass of several.
+  if (of_pass == tiles && first != job.run.first && first != job.slice_of(first) * job.shape.strips) return;
+  if (threadIdx.x == 0) trace(kTraceAsked, layer, kind);
+  if (normalises(kind)) fetch_stream<kRows>(kind, layer, epoch);
+  else fetch_pass<D, kRows>(kind, layer, first, pass, min(of_pass, tiles - pass), epoch);
+  if (threadIdx.x == 0) trace(kTraceWords, layer, kind);
+  products_sync();
+  if (threadIdx.x != 0) return;
+  end_meeting();
+  if (comes_before_attention(kind)) shared().passed = static_cast<int32_t>(epoch);
 }
 
 // ---- What a block call does with a finished row
@@ -157,80 +221,82 @@ __device__ __forceinline__ void leave_row(JobKind kind, float value, int launch_
   if (to) store_element(to, p.block.dtype, static_cast<int64_t>(launch_row) * (up ? p.intermediate_size : p.hidden_size) + row, value);
 }
 
-// This CTA's units of a job: products, what is added to them, and the words that the next phase reads. gather_job is the other end. Moves
-// `ring` past the job's chunks.
+// Words of a row of the launch that a job leaves.
+template <int D>
+__device__ __forceinline__ uint4* words_left(JobKind kind, int layer, int launch_row) {
+  const DecodeParams& p = shared().params;
+  const bool parallel = p.parallel_residual;
+  if (kind == kJobQkv) return words_at(p.words.qkv, (p.n_heads + 2 * p.n_kv_heads) * D / kTileRows * kWordsPerStrip, layer, launch_row);
+  if (kind == kJobUp) return words_at(p.words.activation, activation_words(), layer, launch_row);
+  if (kind == kJobDown && parallel) return words_at(p.words.down, p.down_slices * hidden_words(), layer, launch_row);
+  if (kind == kJobO && !parallel) return words_at(p.words.middle, hidden_words(), layer, launch_row);
+  return words_at(p.words.hidden, hidden_words(), layer + 1, launch_row);
+}
+
+// The sums of units first .. first + count - 1, with strips of `tiles` tiles, become what the next phase reads.
 template <int D, int kRows>
-__device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int layer, uint32_t epoch) {
+__device__ __forceinline__ void finish_units(JobKind kind, int layer, int first, int count, int tiles, uint32_t epoch) {
   DecodeShared& s = shared();
   const DecodeParams& p = s.params;
-  const Job job(kind, layer);
-  const bool parallel = p.parallel_residual, gated = job.shape.strips_of_unit == 2, of_block = p.block.part != kNoBlock,
-             adds = kind == kJobO ? !parallel || p.block.part != kBlockAttention : kind == kJobDown && !parallel;
-  // This thread finishes row `row_of_strip` of strip `slot` of those added up together, for row `launch_row` of the launch.
-  const int at = static_cast<int>(threadIdx.x) / kTileRows, slot = at / kRows, launch_row = at % kRows,
-            row_of_strip = static_cast<int>(threadIdx.x) % kTileRows;
-  const int at_once = units_at_once<kRows>(job.shape.strips_of_unit);
-  uint4* out;  // of this thread's row of the launch
-  if (kind == kJobQkv) out = words_at(p.words.qkv, (p.n_heads + 2 * p.n_kv_heads) * D / kTileRows * kWordsPerStrip, layer, launch_row);
-  else if (kind == kJobUp) out = words_at(p.words.activation, activation_words(), layer, launch_row);
-  else if (kind == kJobDown && parallel) out = words_at(p.words.down, p.down_slices * hidden_words(), layer, launch_row);
-  else if (kind == kJobO && !parallel) out = words_at(p.words.middle, hidden_words(), layer, launch_row);
-  else out = words_at(p.words.hidden, hidden_words(), layer + 1, launch_row);
-#pragma unroll 1
-  for (int slice_first = job.run.first, slice_end; slice_first < job.run.end; slice_first = slice_end) {
-    slice_end = job.slice_end(slice_first);
-    const int tiles = job.slice_tiles(slice_first), of_pass = pass_of(kind, tiles);
-    bool waits = true;
-    if (!fetches(kind)) activations_free();
-#pragma unroll 1
-    for (int first = slice_first, count; first < slice_end; first += count) {
-      count = min(at_once, slice_end - first);
-      const int unit = first + slot, row = unit * kTileRows + row_of_strip, strips = count * job.shape.strips_of_unit;
-      const bool mine = slot < count && launch_row < p.n_rows;
-      float bias = 0, other_bias = 0, residual = 0;
-      if (mine) {
-        const char* const biases = kind == kJobHead ? nullptr : s.layers[layer] + row * sizeof(float);
-        if (job.shape.bias != kNoVector) bias = __ldg(reinterpret_cast<const float*>(biases + job.shape.bias));
-        if (job.shape.other_bias != kNoVector) other_bias = __ldg(reinterpret_cast<const float*>(biases + job.shape.other_bias));
-        if (adds) residual = residual_of(kind, layer, launch_row, row, epoch);
-      }
-      int pass = 0;
-      do {
-        const int n = min(of_pass, tiles - pass);
-        if (pass > 0) products_sync();  // all are done with the activations of the pass before
-        if (waits && fetches(kind)) fetch_pass<D, kRows>(job, kind, layer, slice_first, pass, n, epoch);
-        else if (waits) wait_activations();
-        waits = of_pass < tiles;
-        if (n > 0) add_strips<kRows>(ring, strips, n, pass > 0);
-        ring.skip(strips * ring_chunks(n));
-        pass += of_pass;
-      } while (pass < tiles);
-      if (threadIdx.x == 0 && first + count == job.run.end)
-        s.meeting = 1;  // the words of this phase are on their way, those of the next are waited for
-      products_sync();
-      float value = 0;
-      if (mine) {
-        if (gated) {
-          const int place = slot * 2 * kTileRows * kRows + launch_row * kTileRows + row_of_strip;
-          value = silu(parts_sum(place, tiles) + bias) * (parts_sum(place + kTileRows * kRows, tiles) + other_bias);
-        } else {
-          value = parts_sum(static_cast<int>(threadIdx.x), tiles) + bias;
-          if (of_block && kind == kJobO) value = attention_part(value, launch_row, row);
-          if (kind == kJobUp) value = p.activation == CF_ACTIVATION_GELU ? gelu(value) : gelu_tanh(value);
-          else value += residual + other_bias;
-        }
-        if (of_block) leave_row(kind, value, launch_row, row);
-      }
-      if (kind != kJobHead) {
-        publish_strip(out + unit * kWordsPerStrip, kind == kJobUp ? split(value) : __float_as_uint(value), epoch, mine);
-      } else if (mine && row < p.vocab_size) {
-        const bool finite = isfinite(value);
-        if (float* const logits = p.rows[launch_row].logits) logits[row] = value;
-        if (s.draws) p.adjusted_logits[row] = value = adjusted_logit(value, row);
-        s.candidates[threadIdx.x].take(value, row, finite);
-      }
-      products_sync();  // before the sums are overwritten
+  const Finished<kRows> f(first, count);
+  const bool of_block = p.block.part != kNoBlock;
+  float value = 0;
+  if (f.mine) {
+    const float2 addends = kind == kJobHead ? float2{0, 0} : s.addends[f.thread];
+    if (s.jobs[kind].strips_of_unit == 2) {
+      const int place = f.slot * 2 * kTileRows * kRows + f.launch_row * kTileRows + f.thread % kTileRows;
+      value = silu(parts_sum(place, tiles) + addends.x) * (parts_sum(place + kTileRows * kRows, tiles) + addends.y);
+    } else {
+      value = parts_sum(f.thread, tiles) + addends.x;
+      if (of_block && kind == kJobO) value = attention_part(value, f.launch_row, f.row);
+      if (kind == kJobUp) value = p.activation == CF_ACTIVATION_GELU ? gelu(value) : gelu_tanh(value);
+      else value += addends.y;
     }
+    if (of_block) leave_row(kind, value, f.launch_row, f.row);
+  }
+  if (kind != kJobHead) {
+    uint4* const words = words_left<D>(kind, layer, f.launch_row) + f.unit * kWordsPerStrip;
+    publish_strip(words, kind == kJobUp ? split(value) : __float_as_uint(value), epoch, f.mine);
+  } else if (f.mine && f.row < p.vocab_size) {
+    const bool finite = isfinite(value);
+    if (float* const logits = p.rows[f.launch_row].logits) logits[f.row] = value;
+    if (s.draws) p.adjusted_logits[f.row] = value = adjusted_logit(value, f.row);
+    s.candidates[f.thread].take(value, f.row, finite);
+  }
+}
+
+// This CTA's units of a job: products, what is added to them, and the words that the next phase reads. Moves `ring` past
+// the job's chunks.
+template <int D, int kRows>
+__device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int layer) {
+  if (threadIdx.x == 0) trace(kTraceBegin, layer, kind);
+  const Job job(kind, layer);
+  int first = job.run.first;
+#pragma unroll 1
+  while (first < shared().runs[layer * kJobKinds + kind].end) {
+    int pass = 0, count, tiles;
+    do {
+      if (pass > 0) products_sync();  // all are done with the activations of the pass before
+      bring<D, kRows>(kind, layer, first, pass);
+      const Job job(kind, layer);
+      tiles = job.slice_tiles(first);
+      const int n = min(pass_of(kind, tiles), tiles - pass);
+      count = min(units_at_once<kRows>(job.shape.strips_of_unit), job.slice_end(first) - first);
+      if (threadIdx.x == 0) trace(kTraceReady, layer, kind);
+      const int strips = count * job.shape.strips_of_unit;
+      if (n > 0) add_strips<kRows>(ring, strips, n, pass > 0);
+      if (threadIdx.x == 0) trace(kTraceMultiplied, layer, kind);
+      ring.skip(strips * ring_chunks(n));
+      pass += max(n, 1);
+    } while (pass < tiles);
+    const int end = shared().runs[layer * kJobKinds + kind].end;
+    if (threadIdx.x == 0 && first + count == end) begin_meeting();  // the words of this phase are on their way, those of the next are waited for
+    products_sync();
+    if (threadIdx.x == 0) trace(kTraceSummed, layer, kind);
+    finish_units<D, kRows>(kind, layer, first, count, tiles, epoch_of_layer(layer));
+    if (threadIdx.x == 0) trace(kTraceEnd, layer, kind);
+    products_sync();  // before the sums are overwritten
+    first += count;
   }
   return ring;
 }

@@ -48,9 +48,8 @@ __device__ inline int ring_chunks(int tiles) { return (tiles + kChunkTiles - 1) 
 // product waits for the one before.
 constexpr int kChains = 4;
 template <class Weight, int kRows, int kGroups>
-__device__ __forceinline__ void multiply_half(const char* a, const char* x, int count, float (&d)[kGroups][kChains][4]) {
+__device__ __forceinline__ void multiply_half(const char* a, const char* x, int count, int lane, float (&d)[kGroups][kChains][4]) {
   constexpr int kTileStride = kRows * kActivationTileBytes, kAtOnce = kRows == 1 ? 8 : 4;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
   // Columns of a product: of row j of a group 2 j, rounded, and 2 j + 1, the rest. With one row only the first pair counts.
   const uint32_t order = lane >> 2 & 1 ? 0x7632u : 0x5410u;
   const auto tile_times_x = [&](int chain, uint4 weights, const uint4* b) {
@@ -65,7 +64,7 @@ __device__ __forceinline__ void multiply_half(const char* a, const char* x, int 
     return four;
   };
   if (count == kHalfTiles) {
-#pragma unroll
+#pragma unroll 1
     for (int base = 0; base < kHalfTiles; base += kAtOnce) {
       uint4 weights[kAtOnce], b[kAtOnce][kGroups];  // everything is asked for before anything is used
 #pragma unroll
@@ -95,7 +94,7 @@ __device__ __forceinline__ void multiply_half(const char* a, const char* x, int 
 // `ring`, each with `tiles` tiles, times the activations; if `goes_on`, added to what is there.
 template <int kRows>
 __device__ __forceinline__ void add_strips(RingReader ring, int strips, int tiles, bool goes_on) {
-  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes, lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+  const int thread = ptx::thread_index(), warp = thread / kWarpLanes, lane = thread % kWarpLanes;
   constexpr int kGroups = (kRows + 3) / 4;
   const int of_row = kRows == 1 ? 0 : lane >> 3;
   const char* const x_of_lane = activations() + of_row * kActivationTileBytes + (lane & 3) * 16;
@@ -109,8 +108,8 @@ __device__ __forceinline__ void add_strips(RingReader ring, int strips, int tile
     const char* const a = ring.wait() + (half & 1) * (kHalfTiles * kTileBytes) + lane * 16;
     const int first = half * kHalfTiles, count = min(kHalfTiles, tiles - first);
     const char* const x = x_of_lane + first * (kRows * kActivationTileBytes);
-    if (f16_weights()) multiply_half<F16, kRows>(a, x, count, d);
-    else multiply_half<Bf16, kRows>(a, x, count, d);
+    if (f16_weights()) multiply_half<F16, kRows>(a, x, count, lane, d);
+    else multiply_half<Bf16, kRows>(a, x, count, lane, d);
     __syncwarp();
     if (lane == 0) ring.release();
     ring.skip(kProductWarps / 2);

@@ -16,15 +16,11 @@ __device__ __forceinline__ char* activations() { return chunk_at(shared().params
 __device__ __forceinline__ char* kv_memory() { return activations() + shared().params.activation_bytes + shared().params.scratch_bytes; }
 __device__ __forceinline__ float* scratch_memory() { return reinterpret_cast<float*>(activations() + shared().params.activation_bytes); }
 
-// Barriers 1 and 2: among the product warps, among the gathering warps. 3 and 4 are the two ends of the activations in shared
-// memory: they are there (gathering warps arrive, product warps wait), they may be overwritten (the other way round). 5: both, at
-// the end of a step.
+// Barriers 1 and 2: among the product warps, among the attention warps. 3: both, at the end of a step.
 __device__ inline void products_sync() { ptx::sync_threads(1, kProducts); }
-__device__ inline void gathers_sync() { ptx::sync_threads(2, kGathers); }
-__device__ inline void activations_ready() { ptx::arrive_threads(3, kProducts + kGathers); }
-__device__ inline void wait_activations() { ptx::sync_threads(3, kProducts + kGathers); }
-__device__ inline void activations_free() { ptx::arrive_threads(4, kProducts + kGathers); }
-__device__ inline void wait_free() { ptx::sync_threads(4, kProducts + kGathers); }
-__device__ inline void roles_sync() { ptx::sync_threads(5, kProducts + kGathers); }
+__device__ inline void attention_sync() { ptx::sync_threads(2, kAttentionThreads); }
+__device__ inline void roles_sync() { ptx::sync_threads(3, kProducts + kAttentionThreads); }
+__device__ inline int attention_warp() { return (static_cast<int>(threadIdx.x) - kProducts) / kWarpLanes; }
+__device__ inline int attention_thread() { return static_cast<int>(threadIdx.x) - kProducts; }
 
 }  // namespace cf::gpu

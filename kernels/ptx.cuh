@@ -215,6 +215,13 @@ __device__ inline void multiply_bf16(float (&d)[4], uint4 a, uint2 b) {
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
 
+// threadIdx.x, read anew: what follows from it is not kept in registers from before.
+__device__ inline int thread_index() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 // Wall-clock time since some moment, in ns; the same clock on all SMs.
 __device__ inline uint64_t wall_clock_ns() {
   uint64_t ns;

@@ -6,51 +6,43 @@
 
 namespace cf::gpu {
 
-// The producing threads' end; all of them make the same calls.
+// The producing threads' end; all of them make the same calls. What they need for a chunk is in registers: the memory would wait for a thread that
+// looks it up.
 struct RingWriter {
-  uint64_t policy = ptx::evict_first_policy();
+  const uint64_t policy = ptx::evict_first_policy();
+  const int size = shared().params.ring;
   int slot = 0, lap = 0;
-  int in_flight = 0, oldest_slot = 0, oldest_lap = 0;  // chunks from the oldest one on are not known to have come
+  int in_flight = 0, oldest_slot = 0, oldest_parity = 0;  // chunks from the oldest one on are not known to have come
 
   // Counts chunks that have come, in order. False: the oldest one has not.
   __device__ bool oldest_came() {
-    if (!ptx::all_copy_lanes(ptx::barrier_passed(&shared().full[oldest_slot], oldest_lap & 1))) return false;
-    if (++oldest_slot == shared().params.ring) oldest_slot = 0, oldest_lap++;
+    if (!ptx::all_copy_lanes(ptx::barrier_passed(&shared().full[oldest_slot], oldest_parity))) return false;
+    if (++oldest_slot == size) oldest_slot = 0, oldest_parity ^= 1;
     in_flight--;
     return true;
   }
-  // Claims the next slot for `bytes` bytes; NULL: the launch has failed.
-  __device__ char* claim(uint32_t bytes) {
+  // `bytes` bytes into the next slot. False: the launch has failed.
+  __device__ bool load(const char* from, uint32_t bytes) {
     DecodeShared& s = shared();
-    const DecodeParams& p = s.params;
     if (lap > 0)
       while (!ptx::all_copy_lanes(ptx::barrier_passed(&s.empty[slot], (lap & 1) ^ 1)))
-        if (ptx::any_copy_lane(s.failed)) return nullptr;
+        if (ptx::any_copy_lane(s.failed)) return false;
     // What is in flight delays the words that CTAs exchange, so it is bounded, and more tightly while this CTA is in a meeting.
-    while (in_flight >= (ptx::any_copy_lane(s.meeting) ? p.trickle : p.window))
-      if (!oldest_came() && ptx::any_copy_lane(s.failed)) return nullptr;
+    while (ptx::any_copy_lane(in_flight >= s.most_in_flight))
+      if (!oldest_came() && ptx::any_copy_lane(s.failed)) return false;
     in_flight++;
     s.laps[slot] = lap;
     ptx::begin_copies(&s.full[slot], bytes);
-    return chunk_at(slot);
-  }
-  __device__ void copy(char* to, const char* from, uint32_t bytes) { ptx::copy(to, from, bytes, &shared().full[slot], policy); }
-  __device__ void advance() {
-    ptx::end_copies(&shared().full[slot]);
-    if (++slot == shared().params.ring) slot = 0, lap++;
-  }
-  __device__ bool load(const char* from, uint32_t bytes) {
-    char* const to = claim(bytes);
-    if (!to) return false;
-    copy(to, from, bytes);
-    advance();
+    ptx::copy(chunk_at(slot), from, bytes, &s.full[slot], policy);
+    ptx::end_copies(&s.full[slot]);
+    if (++slot == size) slot = 0, lap++;
     return true;
   }
   // Tiles that lie one after the other.
-  __device__ bool load_tiles(const char* from, int tiles) {
+  __device__ __forceinline__ bool load_tiles(const char* from, int tiles) {
 #pragma unroll 1
-    for (int tile = 0; tile < tiles; tile += kChunkTiles)
-      if (!load(from + static_cast<int64_t>(tile) * kTileBytes, static_cast<uint32_t>(min(kChunkTiles, tiles - tile)) * kTileBytes)) return false;
+    for (; tiles > 0; tiles -= kChunkTiles, from += kRingChunkBytes)
+      if (!load(from, static_cast<uint32_t>(min(kChunkTiles, tiles)) * kTileBytes)) return false;
     return true;
   }
   // Nothing may still be on its way when the CTA ends.
@@ -59,6 +51,10 @@ struct RingWriter {
     while (in_flight > 0) oldest_came();
   }
 };
+
+// How much is in flight from when the words of a phase are on their way until those for the next have come; by one thread.
+__device__ inline void begin_meeting() { shared().most_in_flight = shared().params.trickle; }
+__device__ inline void end_meeting() { shared().most_in_flight = shared().params.window; }
 
 constexpr uint32_t kChunkReaders = 2;  // that release a chunk: the warps that have its halves
 

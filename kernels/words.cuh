@@ -23,6 +23,9 @@ __device__ inline uint4* words_at(uint4* base, int words, int layer, int row) { 
 __device__ inline int hidden_words() { return shared().params.hidden_size / kTileRows * kWordsPerStrip; }
 __device__ inline int activation_words() { return shared().params.intermediate_size / kTileRows * kWordsPerStrip; }
 
+// Epochs of a step: its embeddings', those of its layers, the head's, the votes', those of the rounds in which a token is drawn.
+__device__ inline uint32_t epoch_of_layer(int layer) { return static_cast<uint32_t>(shared().epoch + 2 + layer); }
+
 // True once the launch has failed, here or elsewhere, or has waited here for longer than it may; then it has failed.
 __device__ inline bool gave_up(uint64_t since) {
   DecodeShared& s = shared();
@@ -69,6 +72,10 @@ __device__ inline float word_value(const uint4& word, int i) { return __uint_as_
 // Where row `row` of a vector is: its word, and its place there.
 __device__ inline int word_of_row(int row) { return row / kTileRows * kWordsPerStrip + row % kTileRows / 3; }
 __device__ inline int place_in_word(int row) { return row % kTileRows % 3; }
+
+// The other way round: the first row of a word, and whether it has two more.
+__device__ inline bool has_three(int word) { return word % kWordsPerStrip != kWordsPerStrip - 1; }
+__device__ inline int column_of_word(int word) { return word / kWordsPerStrip * kTileRows + word % kWordsPerStrip * 3; }
 
 // The 16 rows of a strip, one in each lane of a half warp, become its words. All lanes of the warp call this.
 __device__ inline void publish_strip(uint4* strip, uint32_t value, uint32_t epoch, bool wanted) {

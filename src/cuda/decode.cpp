@@ -5,6 +5,7 @@
 #include <span>
 
 #include "checked.h"
+#include "cuda/trace.h"
 #include "error.h"
 #include "model_config.h"
 
@@ -243,6 +244,9 @@ struct LaunchKernel {
 uint32_t launch_decode(Context& context, const cf_model_config& config, const DecodeShape& shape, gpu::DecodeParams params, bool has_head,
                        cf_launch_mode mode, const CudaDevice& device, cudaStream_t stream, const VisitPlace& visit) {
   const LaunchKernel it(config, shape, params, device);
+#ifdef CF_CUDA_TRACE
+  params.trace = trace_memory(context);
+#endif
   const int32_t head = params.n_layers, end = head + has_head;
   // Part of a step: layers first .. last - 1, and of those what `takes` says.
   const auto launch = [&](int32_t first, int32_t last, uint32_t takes, bool begins, bool casts, bool ends, int32_t n_ctas, bool together) {

@@ -139,6 +139,7 @@ inline void multiply_bf16(float (&d)[4], uint4 a, uint2 b) {
   multiply_tile(d, a, b, [](uint16_t bits) { return __uint_as_float(static_cast<uint32_t>(bits) << 16); });
 }
 
+inline int thread_index() { return static_cast<int>(threadIdx.x); }
 inline uint64_t wall_clock_ns() { return emulator::now_ns(); }
 
 inline void copy_16(void* to, const void* from, bool wanted) {

@@ -1,16 +1,13 @@
-// The gathering warps' work for a product that begins with a norm: the residual stream on its way from words into shared memory.
+// What the product warps do for a product that begins with a norm: the residual stream on its way from words into shared memory, normalised.
 #pragma once
 
 #include "decode_fetch.cuh"
-#include "decode_job.cuh"
 
 namespace cf::gpu {
 
-// How the warps share the rows of a launch: with one row each takes every fourth of its words, with more whole rows in turn. A row of the
-// residual stream is summed in shares, whoever takes them, so that it has the same bits in a launch of any size: of each warp with one
-// row, and again for what lies behind kGo words of every lane.
-__device__ inline int gather_warp() { return (static_cast<int>(threadIdx.x) - kProducts) / kWarpLanes; }
-__device__ inline int gather_thread() { return static_cast<int>(threadIdx.x) - kProducts; }
+// A row of the residual stream is summed in shares, whoever takes them, so that it has the same bits in a launch of any size: of each warp with one
+// row, and again for what lies behind kGo words of every lane. With several rows each warp has whole ones.
+__device__ inline int product_warp() { return static_cast<int>(threadIdx.x) / kWarpLanes; }
 
 __device__ inline float warp_sum(float value) {
 #pragma unroll
@@ -20,7 +17,7 @@ __device__ inline float warp_sum(float value) {
 
 // The lane's first word in a share.
 __device__ inline LaneWord lane_of_share(int share) {
-  return LaneWord(share % kGatherWarps * kLaneWords + share / kGatherWarps * (kGo * kGatherWords));
+  return LaneWord(share % kProductWarps * kLaneWords + share / kProductWarps * (kGo * kFetchWords));
 }
 
 // A share's numbers in the registers of a warp, zeros where there are none.
@@ -31,7 +28,7 @@ struct Share {
     const int n_words = hidden_words();
     uint4 word[kGo];
     read_words<kGo>(
-        words + lane.word, epoch, [](int j) { return j * kGatherWords; }, [&](int j) { return lane.has(j, n_words); }, word);
+        words + lane.word, epoch, [](int j) { return j * kFetchWords; }, [&](int j) { return lane.has(j, n_words); }, word);
 #pragma unroll
     for (int j = 0; j < kGo; j++) {
       value[j][0] = word_value(word[j], 0);
@@ -70,10 +67,7 @@ struct Share {
   }
 };
 // Shares of a row of this model.
-__device__ inline int norm_shares() { return (hidden_words() + kGo * kGatherWords - 1) / (kGo * kGatherWords) * kGatherWarps; }
-
-__device__ inline bool has_three(int word) { return word % kWordsPerStrip != kWordsPerStrip - 1; }
-__device__ inline int column_of_word(int word) { return word / kWordsPerStrip * kTileRows + word % kWordsPerStrip * 3; }
+__device__ inline int norm_shares() { return (hidden_words() + kGo * kFetchWords - 1) / (kGo * kFetchWords) * kProductWarps; }
 
 // Mean and 1 / deviation of a row, from the stats of its shares.
 __device__ __forceinline__ float2 scale_of_row(int row) {
@@ -81,9 +75,9 @@ __device__ __forceinline__ float2 scale_of_row(int row) {
   const int shares = norm_shares();
   const auto each_share = [&](auto add) {
 #pragma unroll
-    for (int share = 0; share < kGatherWarps; share++) add(share);
+    for (int share = 0; share < kProductWarps; share++) add(share);
 #pragma unroll 1
-    for (int share = kGatherWarps; share < shares; share++) add(share);
+    for (int share = kProductWarps; share < shares; share++) add(share);
   };
   float mean = 0, squares = 0;
   each_share([&](int share) { mean += s.stats[row][share].x * s.counts[share]; });
@@ -127,20 +121,19 @@ __device__ __forceinline__ void normalise_left(const LaneWord& lane, int row, co
 
 // The residual stream's words to shared memory, normalised with `vectors`, as activations. One row of few words stays in registers ...
 __device__ __forceinline__ void normalise_short_row(const uint4* words, const float4* vectors, uint32_t epoch) {
-  const int warp = gather_warp(), n_words = hidden_words();
+  const int warp = product_warp(), n_words = hidden_words();
   const LaneWord lane = lane_of_share(warp);
   NormWord norm[kGo];  // asked for before the words are waited for
 #pragma unroll
-  for (int j = 0; j < kGo; j++) norm[j].load(vectors, lane.has(j, n_words) ? lane.word + j * kGatherWords : 0);
+  for (int j = 0; j < kGo; j++) norm[j].load(vectors, lane.has(j, n_words) ? lane.word + j * kFetchWords : 0);
   Share mine;
   mine.read(words, lane, epoch);
   mine.leave_stats(lane, 0, warp);
-  gathers_sync();
+  products_sync();
   const float2 scale = scale_of_row(0);
-  wait_free();
 #pragma unroll
   for (int j = 0; j < kGo; j++) {
-    if (j % (kGo / 4) == 0 && j * kGatherWords >= n_words) break;
+    if (j % (kGo / 4) == 0 && j * kFetchWords >= n_words) break;
     uint32_t values[3];
 #pragma unroll
     for (int e = 0; e < 3; e++) values[e] = split(norm[j].apply(mine.value[j][e], scale, e));
@@ -150,76 +143,41 @@ __device__ __forceinline__ void normalise_short_row(const uint4* words, const fl
 
 // ... a longer one and several rows go through shared memory.
 __device__ __forceinline__ void normalise_long_row(const uint4* words, const float4* vectors, uint32_t epoch) {
-  wait_free();
 #pragma unroll 1
-  for (int share = gather_warp(); share < norm_shares(); share += kGatherWarps) {
+  for (int share = product_warp(); share < norm_shares(); share += kProductWarps) {
     const LaneWord lane = lane_of_share(share);
     Share mine;
     mine.read(words, lane, epoch);
     mine.leave_stats(lane, 0, share);
     mine.leave_values<1>(lane, 0);
   }
-  gathers_sync();
-  normalise_left<1>(lane_of_share(gather_warp()), 0, vectors, scale_of_row(0), kGatherWords);
+  products_sync();
+  normalise_left<1>(lane_of_share(product_warp()), 0, vectors, scale_of_row(0), kFetchWords);
 }
 
 template <int kRows>
 __device__ __forceinline__ void normalise_rows(const uint4* words, const float4* vectors, uint32_t epoch) {
-  const DecodeShared& s = shared();
-  const int n_words = hidden_words();
-  wait_free();
+  static_assert(kMaxStepRows <= kProductWarps);
+  const int n_words = hidden_words(), row = product_warp();
+  if (row >= shared().params.n_rows) return;
 #pragma unroll 1
-  for (int row = gather_warp(); row < s.params.n_rows; row += kGatherWarps) {
-#pragma unroll 1
-    for (int share = 0; share < norm_shares(); share++) {
-      const LaneWord lane = lane_of_share(share);
-      Share mine;
-      mine.read(words + row * n_words, lane, epoch);
-      mine.leave_stats(lane, row, share);
-      mine.leave_values<kRows>(lane, row);
-    }
-    __syncwarp();
-    normalise_left<kRows>(LaneWord(0), row, vectors, scale_of_row(row), kLaneWords);
+  for (int share = 0; share < norm_shares(); share++) {
+    const LaneWord lane = lane_of_share(share);
+    Share mine;
+    mine.read(words + row * n_words, lane, epoch);
+    mine.leave_stats(lane, row, share);
+    mine.leave_values<kRows>(lane, row);
   }
+  __syncwarp();
+  normalise_left<kRows>(LaneWord(0), row, vectors, scale_of_row(row), kLaneWords);
 }
 
-// The activations of a job that begins with a norm.
-template <int D, int kRows>
-__device__ __noinline__ void gather_normalised(JobKind kind, int layer, uint32_t epoch) {
-  const DecodeShared& s = shared();
-  const DecodeParams& p = s.params;
-  const bool middle = kind == kJobUp && !p.parallel_residual;
-  const uint4* const stream = words_at(middle ? p.words.middle : p.words.hidden, hidden_words(), layer, 0);
-  const char* const vectors = kind == kJobHead ? s.final_norm : s.layers[layer] + (kind == kJobUp ? p.offsets.mlp_norm : p.offsets.attention_norm);
-  const uint32_t stream_epoch = middle ? epoch : epoch - 1;
-  constexpr bool kRegisters = kRows == 1 && D > 32 && D < 256;  // elsewhere too few are left
-  if (kRegisters && norm_shares() == kGatherWarps) normalise_short_row(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
-  else if (kRows == 1) normalise_long_row(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
-  else normalise_rows<kRows>(stream, reinterpret_cast<const float4*>(vectors), stream_epoch);
-  if (gather_thread() == 0) shared().meeting = 0;
-  activations_ready();
-}
-
-// The embeddings of the rows' tokens as words of the residual stream before layer 0: each CTA publishes some.
-__device__ inline void publish_embeddings(uint32_t epoch) {
-  const DecodeShared& s = shared();
-  const int n_words = hidden_words();
-#pragma unroll 1
-  for (int row = 0; row < s.params.n_rows; row++)
-#pragma unroll 1
-    for (int word = static_cast<int>(blockIdx.x) + gather_thread() * static_cast<int>(gridDim.x); word < n_words;
-         word += kGathers * static_cast<int>(gridDim.x)) {
-      const int column = column_of_word(word), more = has_three(word) ? 1 : 0;
-      const auto bits = [&](int at) { return __float_as_uint(embedding(s.token[row], at)); };
-      ptx::store_word(words_at(s.params.words.hidden, n_words, 0, row) + word, bits(column), bits(column + more), bits(column + 2 * more), epoch);
-    }
-}
-
-// What the product warps need for a job that begins with a norm; run_job is the other end.
-template <int D, int kRows>
-__device__ __forceinline__ void gather_job(JobKind kind, int layer, uint32_t epoch) {
-  const Job job(kind, layer);
-  if (job.run.first < job.run.end) gather_normalised<D, kRows>(kind, layer, epoch);
+// The residual stream before a layer, normalised with `vectors`.
+template <int kRows>
+__device__ __forceinline__ void fetch_normalised(const uint4* stream, const float4* vectors, uint32_t epoch) {
+  if (kRows > 1) normalise_rows<kRows>(stream, vectors, epoch);
+  else if (norm_shares() == kProductWarps) normalise_short_row(stream, vectors, epoch);
+  else normalise_long_row(stream, vectors, epoch);
 }
 
 }  // namespace cf::gpu
