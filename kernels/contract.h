@@ -348,6 +348,17 @@ enum TraceEvent : int {
 constexpr int kTraceCtas = 256, kTraceLayers = kMaxDecodeLayers;
 constexpr int64_t kTraceBytes = int64_t{8} * kTraceCtas * kTraceLayers * kJobKinds * kTraceEvents;
 
+// How a product thread finishes the sum of a row: what is added to it, or to those of gate and up, and where its strip's words go.
+struct Finish {
+  float2 addends;
+  uint4* words;
+};
+// A product thread's own: none sees another's before all have met.
+union ThreadSlot {
+  Finish finish;
+  Candidate best;  // in the head
+};
+
 // A part that a CTA attends to.
 struct PartItem {
   int32_t step, layer, row, kv_head, part, owned;  // owned 0: `row` is the first of the sequence; step -1: there is none any more
@@ -391,10 +402,7 @@ struct DecodeShared {
   int32_t table_at[kMaxStepRows];  // where a sequence's begins, by its first row; -1: read it from memory
   int32_t parts[kMaxStepRows];     // complete before the launch, by the first row of the sequence
   float max[2][kAttentionWarps], denominator[2][kAttentionWarps];
-  union {                             // of each product thread
-    Candidate candidates[kProducts];  // in the head
-    float2 addends[kProducts];        // elsewhere: what its row's sum gets besides, or the two sums of gate and up
-  };
+  ThreadSlot of_thread[kProducts];
   int32_t token[kMaxStepRows];
   int32_t step, epoch, finite, go;         // step: of this launch
   int32_t progressed;                      // 1: the last step succeeded

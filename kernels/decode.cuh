@@ -188,7 +188,7 @@ __device__ void cast_votes() {
   Candidate best = Candidate::none();
 #pragma unroll 1
   for (int i = lane; i < kProducts / kRows; i += kWarpLanes) {
-    const Candidate of = s.candidates[(i / kTileRows * kRows + row) * kTileRows + i % kTileRows];
+    const Candidate of = s.of_thread[(i / kTileRows * kRows + row) * kTileRows + i % kTileRows].best;
     best.take(of.value, of.token, of.finite);
   }
   best = best_of_lanes(best);
@@ -278,7 +278,7 @@ __device__ void multiply() {
       const int layer = at / 8;
       if (at % 8 >= items_of(layer)) continue;
       const JobKind kind = item(layer, at % 8);
-      if (kind == kJobHead) s.candidates[threadIdx.x] = Candidate::none();
+      if (kind == kJobHead) s.of_thread[threadIdx.x].best = Candidate::none();
       if (kind != kJobAttention && takes(kind)) ring = run_job<D, kRows>(ring, kind, layer);
       if (kind == kJobAttention && threadIdx.x == 0) s.passed = static_cast<int32_t>(epoch_of_layer(layer));
     }

@@ -111,25 +111,6 @@ __device__ inline bool load_job(RingWriter& ring, JobKind kind, int layer) {
   return true;
 }
 
-// What a product thread adds to its row's sum: the residual stream, and for a parallel residual the pieces of MLP-down. A phase that
-// takes these takes the activations of all CTAs, too, so the words have come when they are asked for, or do so while others come.
-__device__ __forceinline__ float residual_of(JobKind kind, int layer, int launch_row, int row, uint32_t epoch) {
-  const DecodeParams& p = shared().params;
-  const bool is_o = kind == kJobO;
-  const int word = word_of_row(row), place = place_in_word(row), n_words = hidden_words(), pieces = is_o && p.parallel_residual ? p.down_slices : 0;
-  const uint4* const stream = words_at(is_o ? p.words.hidden : p.words.middle, n_words, layer, launch_row) + word;
-  const uint4* const down = words_at(p.words.down, p.down_slices * n_words, layer, launch_row) + word;
-  uint4 found[kMaxDownSlices + 1];  // the last: the stream
-  read_words_at<kMaxDownSlices + 1>([&](int j) { return j < kMaxDownSlices ? down + j * n_words : stream; },
-                                    [&](int j) { return j == kMaxDownSlices && is_o ? epoch - 1 : epoch; },
-                                    [&](int j) { return j == kMaxDownSlices || j < pieces; }, found);
-  float sum = word_value(found[kMaxDownSlices], place);
-#pragma unroll
-  for (int piece = 0; piece < kMaxDownSlices; piece++)
-    if (piece < pieces) sum += word_value(found[piece], place);
-  return sum;
-}
-
 // The row of a unit that a product thread finishes, for a row of the launch, among units first .. first + count - 1 of a job.
 template <int kRows>
 struct Finished {
@@ -144,21 +125,59 @@ struct Finished {
   }
 };
 
-// What is added to sums stays in shared memory until then: registers are few.
-template <int kRows>
-__device__ __forceinline__ void leave_addends(JobKind kind, int layer, int first, int count, uint32_t epoch) {
+// Words of a row of the launch that a job leaves.
+template <int D>
+__device__ __forceinline__ uint4* words_left(JobKind kind, int layer, int launch_row) {
+  const DecodeParams& p = shared().params;
+  const bool parallel = p.parallel_residual;
+  if (kind == kJobQkv) return words_at(p.words.qkv, (p.n_heads + 2 * p.n_kv_heads) * D / kTileRows * kWordsPerStrip, layer, launch_row);
+  if (kind == kJobUp) return words_at(p.words.activation, activation_words(), layer, launch_row);
+  if (kind == kJobDown && parallel) return words_at(p.words.down, p.down_slices * hidden_words(), layer, launch_row);
+  if (kind == kJobO && !parallel) return words_at(p.words.middle, hidden_words(), layer, launch_row);
+  return words_at(p.words.hidden, hidden_words(), layer + 1, launch_row);
+}
+
+// What a product thread needs to finish its row is on its way while the activations are waited for, and stays in shared memory, so that registers
+// are free: biases and where its strip's words go ...
+template <int D, int kRows>
+__device__ __forceinline__ void ask_biases(JobKind kind, int layer, int first, int count) {
   DecodeShared& s = shared();
-  const DecodeParams& p = s.params;
   const Finished<kRows> f(first, count);
   if (!f.mine || kind == kJobHead) return;
+  Finish& finish = s.of_thread[f.thread].finish;
   const JobShape& shape = s.jobs[kind];
   const char* const biases = s.layers[layer] + f.row * sizeof(float);
-  float2 addends = {0, 0};
-  if (shape.bias != kNoVector) addends.x = __ldg(reinterpret_cast<const float*>(biases + shape.bias));
-  if (shape.other_bias != kNoVector) addends.y = __ldg(reinterpret_cast<const float*>(biases + shape.other_bias));
-  if (kind == kJobO ? !p.parallel_residual || p.block.part != kBlockAttention : kind == kJobDown && !p.parallel_residual)
-    addends.y += residual_of(kind, layer, f.launch_row, f.row, epoch);
-  s.addends[f.thread] = addends;
+  const auto ask = [&](float& addend, uint32_t offset) {
+    if (offset == kNoVector) addend = 0;
+    else ptx::copy_4(&addend, biases + offset);
+  };
+  ask(finish.addends.x, shape.bias);
+  ask(finish.addends.y, shape.other_bias);
+  finish.words = words_left<D>(kind, layer, f.launch_row) + f.unit * kWordsPerStrip;
+  ptx::commit_copies();
+}
+
+// ... and then the residual stream, and for a parallel residual the pieces of MLP-down. A phase that takes these takes the activations of all
+// CTAs, too, so the words have come when they are asked for, or do so while others come.
+template <int kRows>
+__device__ __noinline__ void add_residual(JobKind kind, int layer, int first, int count, uint32_t epoch) {
+  const DecodeParams& p = shared().params;
+  const Finished<kRows> f(first, count);
+  const bool is_o = kind == kJobO, parallel = p.parallel_residual;
+  if (!f.mine || (is_o ? parallel && p.block.part == kBlockAttention : parallel)) return ptx::wait_copies<0>();
+  const int word = word_of_row(f.row), place = place_in_word(f.row), n_words = hidden_words(), pieces = is_o && parallel ? p.down_slices : 0;
+  const uint4* const stream = words_at(is_o ? p.words.hidden : p.words.middle, n_words, layer, f.launch_row) + word;
+  const uint4* const down = words_at(p.words.down, p.down_slices * n_words, layer, f.launch_row) + word;
+  uint4 found[kMaxDownSlices + 1];  // the last: the stream
+  read_words_at<kMaxDownSlices + 1>([&](int j) { return j < kMaxDownSlices ? down + j * n_words : stream; },
+                                    [&](int j) { return j == kMaxDownSlices && is_o ? epoch - 1 : epoch; },
+                                    [&](int j) { return j == kMaxDownSlices || j < pieces; }, found);
+  float sum = word_value(found[kMaxDownSlices], place);
+#pragma unroll
+  for (int piece = 0; piece < kMaxDownSlices; piece++)
+    if (piece < pieces) sum += word_value(found[piece], place);
+  ptx::wait_copies<0>();
+  shared().of_thread[f.thread].finish.addends.y += sum;
 }
 
 // The activations of a job that begins with a norm.
@@ -183,24 +202,30 @@ __device__ __forceinline__ void fetch_pass(JobKind kind, int layer, int unit, in
                words, n * kWordsPerStrip, epoch);
 }
 
-// What comes before the products of a pass, of which `pass` tiles come before, of the units from `first` on: what is added to them, and what is
-// multiplied by, into shared memory.
-template <int D, int kRows>
+// What comes before the products of a pass, of which `pass` tiles come before, of the units from `first` on: what finishes them, and what is
+// multiplied by, into shared memory. All product warps are done with what they did before.
+template <int D, int kRows, bool kNorm>
 __device__ __noinline__ void bring(JobKind kind, int layer, int first, int pass) {
   const Job job(kind, layer);
   const uint32_t epoch = epoch_of_layer(layer);
   const int end = job.slice_end(first), tiles = job.slice_tiles(first), of_pass = pass_of(kind, tiles);
-  if (pass == 0) leave_addends<kRows>(kind, layer, first, min(units_at_once<kRows>(job.shape.strips_of_unit), end - first), epoch);
-  // They are there already unless the slice begins, or a pass of several.
-  if (of_pass == tiles && first != job.run.first && first != job.slice_of(first) * job.shape.strips) return;
-  if (threadIdx.x == 0) trace(kTraceAsked, layer, kind);
-  if (normalises(kind)) fetch_stream<kRows>(kind, layer, epoch);
-  else fetch_pass<D, kRows>(kind, layer, first, pass, min(of_pass, tiles - pass), epoch);
+  const int count = pass == 0 ? min(units_at_once<kRows>(job.shape.strips_of_unit), end - first) : 0;
+  ask_biases<D, kRows>(kind, layer, first, count);
+  // Activations are there already unless the slice begins, or a pass of several.
+  const bool fetches = of_pass < tiles || first == job.run.first || first == job.slice_of(first) * job.shape.strips;
+  if (kNorm) {
+    if (fetches) fetch_stream<kRows>(kind, layer, epoch);
+    ptx::wait_copies<0>();
+  } else {
+    if (pass == 0) add_residual<kRows>(kind, layer, first, count, epoch);
+    if (threadIdx.x == 0) trace(kTraceAsked, layer, kind);
+    if (fetches) fetch_pass<D, kRows>(kind, layer, first, pass, min(of_pass, tiles - pass), epoch);
+  }
   if (threadIdx.x == 0) trace(kTraceWords, layer, kind);
   products_sync();
   if (threadIdx.x != 0) return;
   end_meeting();
-  if (comes_before_attention(kind)) shared().passed = static_cast<int32_t>(epoch);
+  if (kNorm && comes_before_attention(kind)) shared().passed = static_cast<int32_t>(epoch);
 }
 
 // ---- What a block call does with a finished row
@@ -221,18 +246,6 @@ __device__ __forceinline__ void leave_row(JobKind kind, float value, int launch_
   if (to) store_element(to, p.block.dtype, static_cast<int64_t>(launch_row) * (up ? p.intermediate_size : p.hidden_size) + row, value);
 }
 
-// Words of a row of the launch that a job leaves.
-template <int D>
-__device__ __forceinline__ uint4* words_left(JobKind kind, int layer, int launch_row) {
-  const DecodeParams& p = shared().params;
-  const bool parallel = p.parallel_residual;
-  if (kind == kJobQkv) return words_at(p.words.qkv, (p.n_heads + 2 * p.n_kv_heads) * D / kTileRows * kWordsPerStrip, layer, launch_row);
-  if (kind == kJobUp) return words_at(p.words.activation, activation_words(), layer, launch_row);
-  if (kind == kJobDown && parallel) return words_at(p.words.down, p.down_slices * hidden_words(), layer, launch_row);
-  if (kind == kJobO && !parallel) return words_at(p.words.middle, hidden_words(), layer, launch_row);
-  return words_at(p.words.hidden, hidden_words(), layer + 1, launch_row);
-}
-
 // The sums of units first .. first + count - 1, with strips of `tiles` tiles, become what the next phase reads.
 template <int D, int kRows>
 __device__ __forceinline__ void finish_units(JobKind kind, int layer, int first, int count, int tiles, uint32_t epoch) {
@@ -242,7 +255,7 @@ __device__ __forceinline__ void finish_units(JobKind kind, int layer, int first,
   const bool of_block = p.block.part != kNoBlock;
   float value = 0;
   if (f.mine) {
-    const float2 addends = kind == kJobHead ? float2{0, 0} : s.addends[f.thread];
+    const float2 addends = kind == kJobHead ? float2{0, 0} : s.of_thread[f.thread].finish.addends;
     if (s.jobs[kind].strips_of_unit == 2) {
       const int place = f.slot * 2 * kTileRows * kRows + f.launch_row * kTileRows + f.thread % kTileRows;
       value = silu(parts_sum(place, tiles) + addends.x) * (parts_sum(place + kTileRows * kRows, tiles) + addends.y);
@@ -255,13 +268,12 @@ __device__ __forceinline__ void finish_units(JobKind kind, int layer, int first,
     if (of_block) leave_row(kind, value, f.launch_row, f.row);
   }
   if (kind != kJobHead) {
-    uint4* const words = words_left<D>(kind, layer, f.launch_row) + f.unit * kWordsPerStrip;
-    publish_strip(words, kind == kJobUp ? split(value) : __float_as_uint(value), epoch, f.mine);
+    publish_strip(s.of_thread[f.thread].finish.words, kind == kJobUp ? split(value) : __float_as_uint(value), epoch, f.mine);
   } else if (f.mine && f.row < p.vocab_size) {
     const bool finite = isfinite(value);
     if (float* const logits = p.rows[f.launch_row].logits) logits[f.row] = value;
     if (s.draws) p.adjusted_logits[f.row] = value = adjusted_logit(value, f.row);
-    s.candidates[f.thread].take(value, f.row, finite);
+    s.of_thread[f.thread].best.take(value, f.row, finite);
   }
 }
 
@@ -277,7 +289,8 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
     int pass = 0, count, tiles;
     do {
       if (pass > 0) products_sync();  // all are done with the activations of the pass before
-      bring<D, kRows>(kind, layer, first, pass);
+      if (normalises(kind)) bring<D, kRows, true>(kind, layer, first, pass);
+      else bring<D, kRows, false>(kind, layer, first, pass);
       const Job job(kind, layer);
       tiles = job.slice_tiles(first);
       const int n = min(pass_of(kind, tiles), tiles - pass);
@@ -289,13 +302,12 @@ __device__ __forceinline__ RingReader run_job(RingReader ring, JobKind kind, int
       ring.skip(strips * ring_chunks(n));
       pass += max(n, 1);
     } while (pass < tiles);
-    const int end = shared().runs[layer * kJobKinds + kind].end;
-    if (threadIdx.x == 0 && first + count == end) begin_meeting();  // the words of this phase are on their way, those of the next are waited for
+    if (threadIdx.x == 0 && first + count == Job(kind, layer).run.end)
+      begin_meeting();  // the words of this phase are on their way, those of the next are waited for
     products_sync();
     if (threadIdx.x == 0) trace(kTraceSummed, layer, kind);
     finish_units<D, kRows>(kind, layer, first, count, tiles, epoch_of_layer(layer));
     if (threadIdx.x == 0) trace(kTraceEnd, layer, kind);
-    products_sync();  // before the sums are overwritten
     first += count;
   }
   return ring;

@@ -229,11 +229,15 @@ __device__ inline uint64_t wall_clock_ns() {
   return ns;
 }
 
-// ---- Prefill: asynchronous copies, transposition, products of a warpgroup ----
+// ---- Asynchronous copies of a thread; for prefill transposition, products of a warpgroup ----
 
 // 16 bytes from global to shared memory, or zeros unless `wanted`; done when wait_copies says so.
 __device__ inline void copy_16(void* to, const void* from, bool wanted) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(wanted ? 16 : 0) : "memory");
+}
+// 4 bytes, likewise.
+__device__ inline void copy_4(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until all but this thread's last `Pending` groups of copies are done.

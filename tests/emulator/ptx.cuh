@@ -146,6 +146,7 @@ inline void copy_16(void* to, const void* from, bool wanted) {
   if (wanted) __builtin_memcpy(to, from, 16);
   else __builtin_memset(to, 0, 16);
 }
+inline void copy_4(void* to, const void* from) { __builtin_memcpy(to, from, 4); }
 inline void commit_copies() {}
 template <int Pending>
 inline void wait_copies() {}
