@@ -8,6 +8,8 @@ DIRECTORY is that of the package: the module is clusterfusion._cffi, and cluster
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 from pathlib import Path
 
 import cffi
@@ -24,7 +26,8 @@ def build(directory: Path, header: Path = HEADER) -> Path:
     ffi.cdef(declarations(header))
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{MODULE.rpartition('.')[2]}.py"
-    ffi.emit_python_code(str(path))
+    with contextlib.redirect_stdout(io.StringIO()):  # cffi says that it generates it
+        ffi.emit_python_code(str(path))
     return path
 
 

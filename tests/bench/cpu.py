@@ -251,7 +251,7 @@ class Bench:
     def memory(self) -> None:
         """In a process of its own: peak resident memory over what the library said it would allocate."""
         out = subprocess.run([sys.executable, __file__, "--memory-child", str(self.directory)], check=True, capture_output=True, text=True).stdout
-        numbers = json.loads(out.splitlines()[-1])  # cffi says what it generates
+        numbers = json.loads(out)
         estimate = numbers["weights"] + numbers["session"]
         self.report("estimate: weights + session", estimate / 1e6, "MB")
         self.report("allocated through the allocator", numbers["allocated"] / 1e6, "MB", "x estimate", numbers["allocated"] / estimate, "= 1")
