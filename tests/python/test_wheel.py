@@ -79,3 +79,33 @@ def test_greedy_tokens_are_those_of_transformers(python):
 def test_a_hub_id_without_the_package_for_it(python):
     program = "import clusterfusion as cf\ntry: cf.Model.from_pretrained('EleutherAI/pythia-70m')\nexcept ImportError as error: print(error)"
     assert "the package huggingface_hub is needed: pip install clusterfusion[hub]" in run(python, "-c", program)
+
+
+# ---- Examples
+
+
+def example(python, name: str, *arguments: str) -> str:
+    return run(python, ROOT / "examples" / f"{name}.py", "--device", "cpu", *arguments)
+
+
+def test_the_decode_loop_goes_back_and_finds_the_answer(python):
+    lines = example(python, "decode_loop").splitlines()
+    assert lines[-1].endswith("the likeliest: anna.") and not lines[-1].startswith("0 pages") and len(lines) == 6
+    assert sum(int(line.split("went back ")[1].split()[0]) for line in lines[1:-1]) > 0
+    assert example(python, "decode_loop") == "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("drafted", [1, 4, 63])
+def test_speculative_decoding_takes_fewer_steps(python, drafted):
+    """It exits with an error if the tokens are not those of plain decoding."""
+    done = subprocess.run(
+        [python, ROOT / "examples" / "speculative.py", "--device", "cpu", "--drafted", str(drafted), "--tokens", "100"], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("count 97 to 103: 97 98 99 100 101 102 103.\n")
+    assert float(done.stderr.split(" tokens a step")[0].split()[-1]) > 1.3 and "the same tokens as of plain greedy decoding" in done.stderr
+
+
+def test_the_logit_lens_ends_in_the_answer(python):
+    lines = example(python, "logit_lens").splitlines()
+    assert len(lines) == 5 and lines[-1].split()[-6:-2] == ["n", "n", "a", "."] and float(lines[-1].split()[-2]) > 0.99
+    assert float(lines[1].split()[-2]) < 0.9

@@ -68,7 +68,6 @@ def score_tokens(
             targets[: first - begin - 1] = -1
             session.truncate(0)
             step = session.prefill(tokens[begin:end], rows="all", targets=targets, sample=False)
-            assert step.target_logprobs is not None
             logprobs[first - 1 : end - 1] = step.target_logprobs[first - begin - 1 : end - begin - 1]
             first = end
             if report:

@@ -298,16 +298,16 @@ def _token(token: Any) -> int:
 
 @dataclass
 class BatchStep:
-    """What one step of several sessions gave: a row for each, in their order. Arrays that were not asked for are None."""
+    """What one step of several sessions gave: a row for each, in their order. Arrays are as in Step."""
 
     tokens: list[int]  # the pending token of each; -1: none
     stopped: list[bool]
     positions: list[int]
     errors: list[Error | None]  # why a session did not advance
     logits: Any = None  # [sessions, V]
-    top_tokens: npt.NDArray[np.int32] | None = None
-    top_logprobs: npt.NDArray[np.float32] | None = None
-    target_logprobs: npt.NDArray[np.float32] | None = None
+    top_tokens: npt.NDArray[np.int32] = None  # type: ignore[assignment]
+    top_logprobs: npt.NDArray[np.float32] = None  # type: ignore[assignment]
+    target_logprobs: npt.NDArray[np.float32] = None  # type: ignore[assignment]
 
 
 class BatchError(Error):

@@ -49,18 +49,18 @@ class Wanted(TypedDict, total=False):
 
 @dataclass
 class Step:
-    """What a step gave. Arrays that were not asked for are None."""
+    """What a step gave. Arrays that were not asked for are None, which their types leave out: whoever reads one has asked for it."""
 
     token: int = -1  # the pending token: the one sampled after the last position; -1: none
     stopped: bool = False  # it is a stop token
     position: int = 0  # positions cached now
     n_steps: int = 0  # steps, or positions of a prompt, that were finished
     logits: Any = None  # [rows, V], float32
-    top_tokens: npt.NDArray[np.int32] | None = None  # [rows, top_n], most likely first
-    top_logprobs: npt.NDArray[np.float32] | None = None  # [rows, top_n]
-    target_logprobs: npt.NDArray[np.float32] | None = None  # [rows]; 0 where the target is -1
-    row_tokens: npt.NDArray[np.int32] | None = None  # [rows] sampled after each; -1 in a prefill except after the last
-    row_status: npt.NDArray[np.int32] | None = None  # [rows] of Status: why a row failed
+    top_tokens: npt.NDArray[np.int32] = None  # type: ignore[assignment]  # [rows, top_n], most likely first
+    top_logprobs: npt.NDArray[np.float32] = None  # type: ignore[assignment]  # [rows, top_n]
+    target_logprobs: npt.NDArray[np.float32] = None  # type: ignore[assignment]  # [rows]; 0 where the target is -1
+    row_tokens: npt.NDArray[np.int32] = None  # type: ignore[assignment]  # [rows] sampled after each; -1 in a prefill except after the last
+    row_status: npt.NDArray[np.int32] = None  # type: ignore[assignment]  # [rows] of Status: why a row failed
 
 
 class Request:
