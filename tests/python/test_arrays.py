@@ -9,8 +9,6 @@ import weakref
 import numpy as np
 import pytest
 
-import interface  # noqa: F401
-
 import clusterfusion as cf
 from clusterfusion import device_array, dlpack
 from clusterfusion.arrays import check_place, check_view, current_stream, like, stream_pointer, view

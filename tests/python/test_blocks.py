@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-import interface  # noqa: F401
-
 import clusterfusion as cf
 import weights
 from goldens import DEVICE

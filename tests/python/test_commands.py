@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import interface  # noqa: F401
+import interface
 
 import clusterfusion as cf
 from clusterfusion.__main__ import main

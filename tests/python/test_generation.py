@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import interface  # noqa: F401
-
 import clusterfusion as cf
 import demo_prompts
 from clusterfusion.text import load_tokenizer

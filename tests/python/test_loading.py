@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import interface  # noqa: F401
-
 import clusterfusion as cf
 import weights
 from checkpoint_files import write_checkpoint
