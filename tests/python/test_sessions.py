@@ -69,7 +69,7 @@ def test_tokens_of_every_kind(session):
 def test_tokens_that_are_none(session, tokens, words):
     with pytest.raises(cf.InvalidArgumentError, match=words):
         session.prefill(tokens)
-    for token in (1.5, "a", None):
+    for token in (1.5, "a", None, 2**31):
         with pytest.raises(cf.InvalidArgumentError, match="expected a token id"):
             session.decode_step(token)
     assert session.position == 0 and session.prefill(PROMPT).token == ANSWER[0]
@@ -374,8 +374,11 @@ def test_an_exception_of_a_log_function():
         raise LookupError(message)
 
     model = cf.Model.from_pretrained(DEMO, cf.Context(DEVICE, log=fail, log_level="warning"))
+    before = model.context.info.allocated_bytes
     with pytest.raises(LookupError, match="1025"):
         model.session(capacity_tokens=1025)
+    gc.collect()
+    assert model.context.info.allocated_bytes == before  # the session was made all the same, and is given back
     model.session(capacity_tokens=1024).prefill(PROMPT)
 
 

@@ -91,6 +91,8 @@ def make(type_name: str, **fields: Any) -> Any:
 def created(type_name: str, call: Callable[..., int], *arguments: Any, keep: tuple[Any, ...] = ()) -> Any:
     """The handle that `call` writes to its last argument. It is destroyed with the last reference to it; `keep` lives as long."""
     out = ffi.new(f"{type_name}**")
-    check(call(*arguments, out))
     destroy = getattr(lib, type_name + "_destroy")
-    return ffi.gc(out[0], lambda handle, _keep=keep: destroy(handle))
+    status = call(*arguments, out)
+    handle = None if status else ffi.gc(out[0], lambda handle, _keep=keep: destroy(handle))
+    check(status)  # may raise what a callback did, and then the handle goes again
+    return handle

@@ -290,10 +290,9 @@ class Session(Handle):
 
 
 def _token(token: Any) -> int:
-    try:
-        return int(token.__index__())
-    except AttributeError:
-        raise InvalidArgumentError(f"token is {token!r}, expected a token id or PENDING") from None
+    if hasattr(token, "__index__") and -(2**31) <= (number := int(token.__index__())) < 2**31:
+        return number
+    raise InvalidArgumentError(f"token is {token!r}, expected a token id or PENDING")
 
 
 @dataclass
