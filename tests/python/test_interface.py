@@ -76,7 +76,7 @@ def test_device_names():
     assert parse_device("cuda") == (cf.DeviceKind.CUDA, [0])
     assert parse_device(["cuda:0", "cuda:3"]) == (cf.DeviceKind.CUDA, [0, 3])
     for wrong in ("gpu", "cuda:", "cuda:-1", "CPU", "cuda:0 ", ["cpu", "cuda:0"], [], [0], None):
-        with pytest.raises((cf.InvalidArgumentError, TypeError), match="device|NoneType"):
+        with pytest.raises(cf.InvalidArgumentError, match="device"):
             parse_device(wrong)
     assert cf.devices()[0].kind == cf.DeviceKind.CPU and cf.devices()[0].usable
 

@@ -69,8 +69,8 @@ def test_tokens_of_every_kind(session):
 def test_tokens_that_are_none(session, tokens, words):
     with pytest.raises(cf.InvalidArgumentError, match=words):
         session.prefill(tokens)
-    for token in (1.5, "a", None, 2**31):
-        with pytest.raises(cf.InvalidArgumentError, match="expected a token id"):
+    for token in (1.5, "a", None, True, 2**31):
+        with pytest.raises(cf.InvalidArgumentError, match="token is .*(expected a whole number|32 bits)"):
             session.decode_step(token)
     assert session.position == 0 and session.prefill(PROMPT).token == ANSWER[0]
 
@@ -110,6 +110,24 @@ def test_outputs_that_cannot_be(session, wanted, words):
     with pytest.raises(TypeError, match="unexpected keyword argument 'logit'"):
         session.prefill(PROMPT, logit=True)
     assert session.position == 0
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda m, s: s.truncate("x"), "position is 'x', expected a whole number"), (lambda m, s: s.truncate(2**63), "64 bits do not hold"), (lambda m, s: s.fork(1.0), "position is 1.0"),
+        (lambda m, s: s.decode_steps(None), "n_steps is None"), (lambda m, s: s.enqueue_steps(0), "n_steps is 0"), (lambda m, s: s.tokens(-1), "from is -1"),
+        (lambda m, s: m.session(pool="x"), "pool is str, expected a KvPool"), (lambda m, s: m.session(capacity_tokens="x"), "capacity_tokens is 'x'"),
+        (lambda m, s: s.prefill([1], cancellation=5), "cancellation is int, expected a Cancellation"), (lambda m, s: setattr(s, "sampler", None), "sampler is NoneType"),
+        (lambda m, s: m.load_layer("a", {}), "layer is 'a'"), (lambda m, s: m.block(2**31), "32 bits"), (lambda m, s: m.generate("a", "b"), "max_tokens is 'b'"),
+        (lambda m, s: s.save_file("a\0b"), "NUL"), (lambda m, s: m.restore("a\0b"), "NUL"), (lambda m, s: m.restore(5), "saved is int"),
+        (lambda m, s: cf.ModelConfig.read(None), "directory is NoneType"), (lambda m, s: cf.Model.from_pretrained(None), "is NoneType, expected a path"), (lambda m, s: cf.Context(5), "device is 5"),
+        (lambda m, s: s.capture("x"), "n_steps is 'x'"), (lambda m, s: cf.sample_logits([1.0], "p"), "position is 'p'"), (lambda m, s: m.kv_pool(64, kv_dtype=None), "kv_dtype is None"),
+    ],
+)  # fmt: skip
+def test_arguments_of_a_wrong_kind(model, session, call, words):
+    with pytest.raises(cf.InvalidArgumentError, match=words):
+        call(model, session)
 
 
 def test_a_failed_step_advances_nothing(model):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .arrays import View, check_place, check_view, current_stream, like, stream_pointer, view
+from .checks import integer
 from .enums import Dtype, Status
 from .errors import InvalidArgumentError, error_of
 from .native import check, ffi, lib, make
@@ -59,7 +60,7 @@ class Block:
 
     def __init__(self, model: Model, layer: int) -> None:
         self.model = model
-        self.layer = layer
+        self.layer = integer(layer, "layer", bits=32)
 
     def forward(
         self, hidden: Any, k_cache: Any, v_cache: Any, sequence: BlockSequence, *, output: Any = None, attention_output: Any = None,

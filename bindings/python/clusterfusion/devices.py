@@ -30,6 +30,8 @@ def parse_device(device: str | Sequence[str]) -> tuple[DeviceKind, list[int]]:
         usable = [info for info in devices() if info.usable]
         best = next((info for info in usable if info.kind == DeviceKind.CUDA), usable[0])
         return best.kind, [best.ordinal]
+    if not isinstance(device, (str, list, tuple)):
+        raise InvalidArgumentError(f"device is {device!r}, expected 'auto', 'cpu', 'cuda', 'cuda:N' or a list of those")
     names = [device] if isinstance(device, str) else list(device)
     if not names:
         raise InvalidArgumentError("device is an empty list")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .callbacks import ProgressFunction
+from .checks import integer
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -86,9 +87,9 @@ class TokenGeneration(_Generation[int]):
         owns_session: bool = False,
         progress: bool | ProgressFunction = False,
     ) -> None:
-        if max_tokens is not None and max_tokens < 0:
+        if max_tokens is not None and integer(max_tokens, "max_tokens") < 0:
             raise InvalidArgumentError(f"max_tokens is {max_tokens}, expected at least 0")
-        if steps_per_call < 1:
+        if integer(steps_per_call, "steps_per_call") < 1:
             raise InvalidArgumentError(f"steps_per_call is {steps_per_call}, expected at least 1")
         self.session = session
         self.tokens: list[int] = []

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from .checks import path_bytes
 from .errors import InvalidArgumentError, InvalidFileError, IoError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -14,7 +15,7 @@ _FILES = ["config.json", "model.safetensors", "model-*.safetensors", "model.safe
 
 def checkpoint_directory(name: str | os.PathLike[str], revision: str | None) -> Path:
     """A directory as it is; a repository of the Hugging Face hub after its download, or from its cache."""
-    path = Path(os.fsdecode(name))
+    path = Path(os.fsdecode(path_bytes(name, "directory_or_hub_id")))
     if path.is_dir():
         if revision is not None:
             raise InvalidArgumentError(f"revision is {revision!r}, but {path} is a directory: revisions are the hub's")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 from . import hub
 from .arrays import TokenArray, tokens_array
 from .callbacks import ProgressFunction, progress_callback
+from .checks import instance, integer
 from .context import Cancellation, Context
 from .enums import DeviceKind, Dtype, Role, member
 from .errors import InvalidArgumentError
@@ -115,7 +116,7 @@ class Model(Handle):
         F16 cannot hold; BusyError: another call uses this model.
         """
         array, pointer, keep = descriptors(tensors, self._cuda_ordinal, stream)
-        check(lib.cf_load_layer(self.handle, layer, array, len(tensors), ffi.cast("void*", pointer)))
+        check(lib.cf_load_layer(self.handle, integer(layer, "layer", bits=32), array, len(tensors), ffi.cast("void*", pointer)))
 
     def load_globals(self, tensors: Mapping[Role | str, Any], *, stream: Any = None) -> None:
         """The same for the tensors that belong to no layer: embedding, final norm, head."""
@@ -206,13 +207,13 @@ class Model(Handle):
 
         The prompt is read when the first piece is asked for. Close it (or use `with`) to give back the session before it is collected.
         """
-        if max_tokens < 1:
+        if integer(max_tokens, "max_tokens") < 1:
             raise InvalidArgumentError(f"max_tokens is {max_tokens}, expected at least 1")
         is_text = isinstance(prompt, str)
         tokens = tokens_array(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt, "prompt")
         if not tokens.size:
             raise InvalidArgumentError("prompt is empty, expected at least one token")
-        sampler = sampler or Sampler()
+        sampler = Sampler() if sampler is None else instance(sampler, Sampler, "sampler")
         stops = tuple(stop) if stop is not None else sampler.stop_tokens or self.config.eos_tokens
         session = self.session(capacity_tokens=tokens.size + max_tokens - 1)  # the last one is not fed
         session.sampler = sampler.with_stop_tokens(stops)
@@ -243,6 +244,6 @@ class Model(Handle):
 def _model_options(weight_dtype: Dtype | str, report: ProgressFunction | None, cancellation: Cancellation | None) -> tuple[Any, tuple[Any, ...]]:
     """The struct, and what has to live as long."""
     callback = progress_callback(report)
-    flag = cancellation.handle if cancellation else ffi.NULL
+    flag = instance(cancellation, Cancellation, "cancellation").handle if cancellation is not None else ffi.NULL
     options = make("cf_model_options", weight_dtype=member(Dtype, weight_dtype, "weight_dtype"), progress=callback, cancellation=flag)
     return options, (callback, flag)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from os import PathLike, fsencode
+from os import PathLike
 from typing import Any, TypeVar
 
 from .enums import Activation, CpuIsa, DeviceKind, Dtype, Family, LaunchMode, Norm, RopeScaling
@@ -74,8 +74,10 @@ class ModelConfig:
     @classmethod
     def read(cls, directory: str | PathLike[str]) -> ModelConfig:
         """Reads and checks DIRECTORY/config.json; no weights are touched. IoError, InvalidFileError, UnsupportedError."""
+        from .checks import path_bytes
+
         struct = make("cf_model_config")
-        check(lib.cf_model_config_read(fsencode(directory), struct))
+        check(lib.cf_model_config_read(path_bytes(directory, "directory"), struct))
         return cls._from_struct(struct)
 
     @classmethod

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import TokenArray, tokens_array
+from .checks import integer
 from .errors import InvalidArgumentError
 from .native import check, ffi, lib, make
 from .records import set_field
@@ -72,5 +73,6 @@ def sample_logits(
         raise InvalidArgumentError(f"allowed has {len(np.asarray(allowed))} truth values, expected one for each of {len(values)} logits")
     mask = ffi.NULL if words is None else ffi.from_buffer("uint32_t[]", words)
     token = ffi.new("int32_t*")
-    check(lib.cf_sample_logits(struct, mask, ffi.from_buffer("float[]", values), len(values), ffi.from_buffer("int32_t[]", seen), len(seen), position, token))
+    place = integer(position, "position")
+    check(lib.cf_sample_logits(struct, mask, ffi.from_buffer("float[]", values), len(values), ffi.from_buffer("int32_t[]", seen), len(seen), place, token))
     return int(token[0])

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from .arrays import TokenArray, stream_pointer, tokens_array
 from .callbacks import ProgressFunction
+from .checks import instance, integer, path_bytes
 from .enums import DeviceKind, Dtype, LaunchMode, OutputRows, Status, member
 from .errors import Error, InvalidArgumentError
 from .generation import TokenGeneration
@@ -58,7 +59,7 @@ class SessionOptions:
         struct.reserve = bool(self.reserve)
         for name in ("capacity_tokens", "page_tokens", "cluster_size"):
             set_field(struct, name, getattr(self, name))
-        struct.pool = self.pool.handle if self.pool is not None else ffi.NULL
+        struct.pool = instance(self.pool, KvPool, "pool").handle if self.pool is not None else ffi.NULL
         struct.stream = ffi.cast("void*", stream_pointer(self.stream))
         return struct
 
@@ -87,7 +88,7 @@ class Session(Handle):
             buffer = ffi.from_buffer(saved)
             arguments = (model.handle, options._to_struct(), buffer, len(buffer))
             return cls(model, options, created("cf_session", lib.cf_session_restore, *arguments, keep=keep))
-        path = os.fsencode(saved)
+        path = path_bytes(saved, "saved")
         return cls(model, options, created("cf_session", lib.cf_session_restore_file, model.handle, options._to_struct(), path, keep=keep))
 
     # ---- Steps
@@ -114,7 +115,7 @@ class Session(Handle):
     def decode_step(self, token: int = PENDING, **wanted: Unpack[Wanted]) -> Step:
         """Feeds one token (or the pending one) and samples the next. CacheFullError, NonfiniteLogitsError, NoTokenAllowedError."""
         request = self._request(1, 1, **wanted) if wanted or self._taps else None
-        return self._run(request, lib.cf_decode_step, _token(token))
+        return self._run(request, lib.cf_decode_step, integer(token, "token", bits=32))
 
     def decode_steps(self, n_steps: int, *, progress: bool | ProgressFunction = False, **wanted: Unpack[Wanted]) -> Step:
         """n_steps steps that each feed what the one before sampled; ends early at a stop token. What they made: `tokens`.
@@ -125,7 +126,7 @@ class Session(Handle):
         with reporter(progress, "decoding", unit=" steps") as report:
             on_cpu = self.model.context.device_kind == DeviceKind.CPU
             request = self._request(1, 1, progress=report, interruptible=on_cpu, **wanted)
-            return self._run(request, lib.cf_decode_steps, n_steps)
+            return self._run(request, lib.cf_decode_steps, integer(n_steps, "n_steps"))
 
     def decode_positions(self, tokens: TokenArray, **wanted: Unpack[Wanted]) -> Step:
         """One step over 1 .. 64 consecutive positions, with the weights read once and the bits that single steps would give:
@@ -140,11 +141,11 @@ class Session(Handle):
     def enqueue_step(self, token: int = PENDING) -> None:
         """`decode_step` without waiting: on CUDA it only enqueues, or adds to the capture that the session's stream is in. What it came
         to is told by `wait` or `query`; until then a step that failed keeps later ones from doing anything."""
-        check(lib.cf_decode_step(self.handle, _token(token), ffi.NULL))
+        check(lib.cf_decode_step(self.handle, integer(token, "token", bits=32), ffi.NULL))
 
     def enqueue_steps(self, n_steps: int) -> None:
         """`decode_steps` without waiting, as `enqueue_step`."""
-        check(lib.cf_decode_steps(self.handle, n_steps, ffi.NULL))
+        check(lib.cf_decode_steps(self.handle, integer(n_steps, "n_steps"), ffi.NULL))
 
     def wait(self) -> Step:
         """What the enqueued steps came to, when they are done. Raises the error of the first that failed; then the session works again."""
@@ -205,6 +206,7 @@ class Session(Handle):
     def tokens(self, start: int = 0) -> list[int]:
         """Tokens at positions start, start + 1, ...: those cached, then the pending one. From any thread while steps run."""
         made: list[int] = []
+        start = integer(start, "start")
         out, count = ffi.new("int32_t[]", _TOKENS_AT_ONCE), ffi.new("size_t*")
         while True:
             check(lib.cf_session_tokens(self.handle, start + len(made), out, _TOKENS_AT_ONCE, count))
@@ -215,7 +217,7 @@ class Session(Handle):
     def truncate(self, position: int) -> Step:
         """Goes back to `position` cached positions, as if nothing after it had happened: the token that stood there becomes the pending
         one. Pages no longer needed return to the pool, unless reserved. BusyError while enqueued work is unfinished."""
-        check(lib.cf_session_truncate(self.handle, position))
+        check(lib.cf_session_truncate(self.handle, integer(position, "position")))
         return self.wait()
 
     def fork(self, position: int | None = None, **fields: Any) -> Session:
@@ -229,7 +231,7 @@ class Session(Handle):
         if position is None:
             position = self.position
         options = replace(self.options, **{"pool": None, "stream": None, **fields})
-        arguments = (self.handle, position, options._to_struct())
+        arguments = (self.handle, integer(position, "position"), options._to_struct())
         fork = Session(self.model, options, created("cf_session", lib.cf_session_fork, *arguments, keep=(options, *self.model.context._keep)))
         fork._sampler = self._sampler
         return fork
@@ -245,7 +247,7 @@ class Session(Handle):
 
     def save_file(self, path: str | os.PathLike[str]) -> None:
         """The same bytes into a file: all of them, or an older file stays. IoError."""
-        check(lib.cf_session_save_file(self.handle, os.fsencode(path)))
+        check(lib.cf_session_save_file(self.handle, path_bytes(path, "path")))
 
     @property
     def info(self) -> SessionInfo:
@@ -265,7 +267,7 @@ class Session(Handle):
 
     @sampler.setter
     def sampler(self, sampler: Sampler) -> None:
-        struct, keep = sampler._to_struct()
+        struct, keep = instance(sampler, Sampler, "sampler")._to_struct()
         check(lib.cf_session_set_sampler(self.handle, struct))
         self._sampler = sampler
 
@@ -287,12 +289,6 @@ class Session(Handle):
         """A captured CUDA graph of n_steps (1 .. 1024) steps, whose replay needs nothing of the host. UnsupportedError on the CPU;
         InvalidArgumentError if the session has not reserved its capacity."""
         return Graph(self, n_steps)
-
-
-def _token(token: Any) -> int:
-    if hasattr(token, "__index__") and -(2**31) <= (number := int(token.__index__())) < 2**31:
-        return number
-    raise InvalidArgumentError(f"token is {token!r}, expected a token id or PENDING")
 
 
 @dataclass

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from .arrays import TokenArray, check_place, check_view, tokens_array, view
 from .callbacks import ProgressFunction, progress_callback
+from .checks import instance
 from .context import Cancellation
 from .device_array import DeviceArray
 from .enums import DeviceKind, Memory, OutputRows
@@ -96,7 +97,7 @@ class Request:
             tap_array, keep = tap_descriptors(taps, n_rows, model.config, cuda_ordinal)
             self._keep.append(keep)
         callback = progress_callback(progress) if interruptible or progress else ffi.NULL
-        flag = cancellation.handle if cancellation is not None else ffi.NULL
+        flag = instance(cancellation, Cancellation, "cancellation").handle if cancellation is not None else ffi.NULL
         if sample and not (outputs or taps or callback or flag):
             self.options = ffi.NULL
             return
