@@ -65,12 +65,14 @@ def test_caches_of_any_layout(case):
     def pages(k, v):
         return tuple(np.full((11, 4, c.n_kv_heads, c.head_dim), np.nan, np.float32) for _ in "kv")
 
+    plain = run(model, stream)[1]
     for make in (heads_first, with_gaps):
-        np.testing.assert_array_equal(run(model, stream, make=make)[0], stream[1:])
+        made, kv = run(model, stream, make=make)
+        np.testing.assert_array_equal(made, stream[1:])
+        np.testing.assert_array_equal(kv, plain)  # with NaN where nothing was written
     table = np.array([10, 0, 3, 7], np.int32)
     made, kv = run(model, stream, rows=2, make=pages, page_table=table)
     np.testing.assert_array_equal(made, stream[1:])
-    plain = run(model, stream)[1]
     for (k, v), (k_plain, v_plain) in zip(kv, plain):
         np.testing.assert_array_equal(k[table].reshape(16, c.n_kv_heads, c.head_dim)[:N_TOKENS], k_plain[:N_TOKENS])
         np.testing.assert_array_equal(v[table].reshape(16, c.n_kv_heads, c.head_dim)[:N_TOKENS], v_plain[:N_TOKENS])

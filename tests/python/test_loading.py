@@ -171,7 +171,9 @@ def test_a_hub_id(monkeypatch, context):
     snapshot(monkeypatch, download)
     model = cf.Model.from_pretrained("someone/demo", context, revision="step3")
     assert "".join(model.generate("412+93=")) == "505"
+    tokenizer = model.tokenizer
     model.load_revision("someone/demo", revision="step4")
+    assert model.tokenizer is not tokenizer  # it may be another
     assert asked == [("someone/demo", "step3"), ("someone/demo", "step4")]
 
 

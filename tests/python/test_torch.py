@@ -107,6 +107,7 @@ def test_the_callers_stream(model):
         session = model.session(capacity_tokens=CAPACITY, stream=torch.cuda.current_stream())
     session.prefill(prompt(model))
     assert session.decode_steps(4).token == expected[3]
+    assert session.options.stream is not None and session.fork(0, reserve=False).options.stream is None
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         session.enqueue_step()

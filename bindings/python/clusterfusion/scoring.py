@@ -63,9 +63,7 @@ def score_tokens(
         first = 1  # not scored yet; nothing predicts token 0
         for begin in range(0, n, stride):
             end = min(begin + window, n)
-            # Row r has read token begin + r and predicts the next one; -1: scored by the window before, or not there.
-            targets = np.append(tokens[begin + 1 : end], np.int32(-1))
-            targets[: first - begin - 1] = -1
+            targets = np.append(tokens[begin + 1 : end], np.int32(-1))  # row r has read token begin + r and predicts the next one
             session.truncate(0)
             step = session.prefill(tokens[begin:end], rows="all", targets=targets, sample=False)
             logprobs[first - 1 : end - 1] = step.target_logprobs[first - begin - 1 : end - begin - 1]
