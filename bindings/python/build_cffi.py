@@ -1,21 +1,22 @@
 """Writes the out-of-line cffi module of the header: one Python file, no compiler needed.
 
-  python bindings/python/build_cffi.py OUTPUT_DIRECTORY [--header include/clusterfusion.h]
+  python bindings/python/build_cffi.py DIRECTORY [--header include/clusterfusion.h]
 
-The module is called _clusterfusion_cffi; its `ffi` opens the library with ffi.dlopen(path). Callbacks are made with
-ffi.callback("cf_log_fn", function).
+DIRECTORY is that of the package: the module is clusterfusion._cffi, and clusterfusion.native opens the library with it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 from pathlib import Path
 
 import cffi
 
 from declarations import declarations
 
-MODULE = "_clusterfusion_cffi"
+MODULE = "clusterfusion._cffi"
 HEADER = Path(__file__).resolve().parents[2] / "include" / "clusterfusion.h"
 
 
@@ -24,8 +25,9 @@ def build(directory: Path, header: Path = HEADER) -> Path:
     ffi.set_source(MODULE, None)  # NULL source: ABI mode
     ffi.cdef(declarations(header))
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{MODULE}.py"
-    ffi.emit_python_code(str(path))
+    path = directory / f"{MODULE.rpartition('.')[2]}.py"
+    with contextlib.redirect_stdout(io.StringIO()):  # cffi says that it generates it
+        ffi.emit_python_code(str(path))
     return path
 
 

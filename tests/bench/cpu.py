@@ -27,7 +27,9 @@ ROOT = HERE.parents[1]
 for folder in ("bindings/python", "tests/golden", "tests/python"):
     sys.path.insert(0, str(ROOT / folder))
 
-from decoder import Context, Model, Session, check, created, decode_batch, lib, make  # noqa: E402
+import interface  # noqa: E402, F401
+
+from clusterfusion import Context, Model, decode_batch  # noqa: E402
 
 # hidden, layers, heads, vocabulary
 SHAPES = {"pythia-14m": (128, 6, 4, 50304), "pythia-70m": (512, 6, 8, 50304), "pythia-160m": (768, 12, 12, 50304), "pythia-410m": (1024, 24, 16, 50304)}
@@ -146,12 +148,12 @@ class Bench:
 
     def load(self) -> Model:
         median = statistics.median
-        context, preads, loads = Context(), [], []
+        context, preads, loads = Context("cpu"), [], []
         for _ in range(max(3, self.runs // 3)):
             preads.append(pread_seconds(self.weights))
             model = None  # freeing the one before is not loading
             start = time.perf_counter()
-            model = Model.load(context, self.directory)
+            model = Model.from_pretrained(self.directory, context)
             loads.append(time.perf_counter() - start)
         self.report("pread of the weights file", median(preads), "s")
         self.report("load", median(loads), "s", "x pread", median(loads) / median(preads), "<= 1.5")
@@ -165,24 +167,23 @@ class Bench:
         step_bytes = self.weights.stat().st_size - 2 * h * vocab  # the input embedding is one row
         kv_bytes = 2 * self.config["num_hidden_layers"] * context_tokens * h * 4  # F32
         prompt = self.prompt(context_tokens)
-        session = Session(model, capacity_tokens=1024)
-        session.prefill(prompt, rows=lib.CF_ROWS_LAST)
-        batch = [Session(model, capacity_tokens=256) for _ in range(8)]
+        session = model.session(capacity_tokens=1024)
+        session.prefill(prompt)
+        batch = [model.session(capacity_tokens=256) for _ in range(8)]
         for other in batch:
-            other.prefill(prompt, rows=lib.CF_ROWS_LAST)
+            other.prefill(prompt)
 
         def one():
-            check(lib.cf_session_truncate(session.handle, context_tokens))
-            check(lib.cf_decode_step(session.handle, prompt[0], make("cf_step_options")))
-            session.wait()
+            session.truncate(context_tokens)
+            session.decode_step(prompt[0])
 
         def eight_positions():
-            check(lib.cf_session_truncate(session.handle, context_tokens))
+            session.truncate(context_tokens)
             session.decode_positions(prompt[:8])
 
         def eight_sessions():
             for other in batch:
-                check(lib.cf_session_truncate(other.handle, context_tokens))
+                other.truncate(context_tokens)
             decode_batch(batch)
 
         one(), eight_positions(), eight_sessions()  # warm
@@ -208,22 +209,22 @@ class Bench:
     def page_order(self, model: Model, context_tokens: int = 896, page_tokens: int = 16) -> None:
         """Two sessions of one pool with the same text: the pages of one in order, those of the other shuffled."""
         pages = -(-(context_tokens + 1) // page_tokens)
-        pool = created("cf_kv_pool", lib.cf_kv_pool_create, model.handle, make("cf_kv_pool_options", capacity_tokens=2 * pages * page_tokens, page_tokens=page_tokens))
+        pool = model.kv_pool(2 * pages * page_tokens, page_tokens=page_tokens)
         prompt = self.prompt(context_tokens)
-        ordered = Session(model, pool=pool, capacity_tokens=pages * page_tokens)
-        ordered.prefill(prompt, rows=lib.CF_ROWS_LAST)
-        holders = [Session(model, pool=pool, capacity_tokens=page_tokens) for _ in range(pages)]
+        ordered = model.session(pool=pool, capacity_tokens=pages * page_tokens)
+        ordered.prefill(prompt)
+        holders = [model.session(pool=pool, capacity_tokens=page_tokens) for _ in range(pages)]
         for holder in holders:  # one page each, given back in random order: so the pool hands them out again
-            holder.prefill(prompt[:1], rows=lib.CF_ROWS_LAST)
+            holder.prefill(prompt[:1])
         del holder
         for i in np.random.default_rng(5).permutation(pages):
             holders[i] = None
-        shuffled = Session(model, pool=pool, capacity_tokens=pages * page_tokens)
-        shuffled.prefill(prompt, rows=lib.CF_ROWS_LAST)
+        shuffled = model.session(pool=pool, capacity_tokens=pages * page_tokens)
+        shuffled.prefill(prompt)
 
         def step(session):
-            check(lib.cf_session_truncate(session.handle, context_tokens))
-            return session.decode_step(prompt[0])
+            session.truncate(context_tokens)
+            return session.decode_step(prompt[0], logits=True)
 
         if not np.array_equal(step(ordered).logits, step(shuffled).logits):
             sys.exit("the order of pages shows in the logits")
@@ -231,12 +232,12 @@ class Bench:
         self.report(f"decode step at context {context_tokens}, pages shuffled", in_random * 1e3, "ms", "x in order", in_random / in_order, "<= 1.02")
 
     def prefill(self, model: Model, n_tokens: int = 512) -> float:
-        session = Session(model, capacity_tokens=1024)
+        session = model.session(capacity_tokens=1024)
         prompt = self.prompt(n_tokens)
 
         def run():
-            check(lib.cf_session_truncate(session.handle, 0))
-            session.prefill(prompt, rows=lib.CF_ROWS_LAST)
+            session.truncate(0)
+            session.prefill(prompt)
 
         run()
         rate = gemm_rate(self.config, n_tokens, max(3, self.runs // 2))
@@ -251,7 +252,7 @@ class Bench:
     def memory(self) -> None:
         """In a process of its own: peak resident memory over what the library said it would allocate."""
         out = subprocess.run([sys.executable, __file__, "--memory-child", str(self.directory)], check=True, capture_output=True, text=True).stdout
-        numbers = json.loads(out.splitlines()[-1])  # cffi says what it generates
+        numbers = json.loads(out)
         estimate = numbers["weights"] + numbers["session"]
         self.report("estimate: weights + session", estimate / 1e6, "MB")
         self.report("allocated through the allocator", numbers["allocated"] / 1e6, "MB", "x estimate", numbers["allocated"] / estimate, "= 1")
@@ -269,18 +270,15 @@ def memory_child(directory: str) -> None:
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
 
-    context, before = Context(), peak()
-    model = Model.load(context, directory)
-    session = Session(model, capacity_tokens=1024)
-    session.prefill(list(range(64)), rows=lib.CF_ROWS_LAST)
+    context, before = Context("cpu"), peak()
+    model = Model.from_pretrained(directory, context)
+    session = model.session(capacity_tokens=1024)
+    session.prefill(list(range(64)))
     session.decode_steps(8)
     after = peak()
-    estimate, options = make("cf_memory_estimate"), make("cf_session_options", capacity_tokens=1024)
-    check(lib.cf_model_estimate(context.handle, model.config, lib.CF_DTYPE_F16, make("cf_model_options"), options, estimate))
-    info = make("cf_context_info")
-    check(lib.cf_context_query(context.handle, info))
+    estimate = context.estimate(model.config, session=session.options)
     session_bytes = estimate.kv_bytes + estimate.workspace_bytes
-    print(json.dumps({"weights": estimate.weights_bytes, "session": session_bytes, "allocated": info.allocated_bytes, "peak": after - before}))
+    print(json.dumps({"weights": estimate.weights_bytes, "session": session_bytes, "allocated": context.info.allocated_bytes, "peak": after - before}))
 
 
 def main() -> None:

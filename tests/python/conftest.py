@@ -11,6 +11,8 @@ from functools import lru_cache  # noqa: E402
 
 import pytest  # noqa: E402
 
+import interface  # noqa: E402, F401  clusterfusion's cffi module, before anything imports clusterfusion
+
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
@@ -28,21 +30,21 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def load(checkpoint):
     """name of a variant, threads, instruction set -> its model, loaded once; skips where the machine lacks the set"""
-    from decoder import DEVICE, ISAS, Context, Failure, Model, lib
+    import decoder
+    from clusterfusion import Model, UnsupportedError
+    from goldens import DEVICE
 
-    @lru_cache(maxsize=None)
-    def context(threads: int, isa: str | None):
-        return Context(threads, ISAS[isa] if isa else lib.CF_CPU_ISA_AUTO)
+    context = lru_cache(maxsize=None)(decoder.context)
 
     @lru_cache(maxsize=None)
     def model(name: str, threads: int = 2, isa: str | None = None) -> Model:
         if DEVICE != "cpu" and isa:
             pytest.skip("instruction sets are the CPU's")
         try:
-            return Model.load(context(threads, isa), checkpoint(name))
-        except Failure as failure:
-            if (isa or DEVICE != "cpu") and failure.status == lib.CF_ERROR_UNSUPPORTED:
-                pytest.skip(f"{isa or DEVICE}: {failure.text}")
+            return decoder.load_model(checkpoint(name), context(threads, isa or "auto"))
+        except UnsupportedError as error:
+            if isa or DEVICE != "cpu":
+                pytest.skip(f"{isa or DEVICE}: {error}")
             raise
 
     return model

@@ -1,6 +1,7 @@
-"""The cffi view of the header, built afresh for each run; needs no library."""
+"""The package from the source tree, on the cffi view of the header that is built afresh for each run. Import it before clusterfusion."""
 
 import importlib.util
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,6 @@ def _built_module():
     return module
 
 
-_module = _built_module()  # its ffi points into it
+_module = sys.modules[build_cffi.MODULE] = _built_module()  # its ffi points into it
 ffi = _module.ffi
 HEADER = build_cffi.HEADER

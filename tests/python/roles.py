@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from decoder import lib
+from clusterfusion import BFloat16
 from variants import Variant
 from weights import Tensor, is_neox
 
@@ -53,8 +53,9 @@ def by_role(variant: Variant, tensors: dict[str, Tensor]) -> tuple[dict, list[di
     return globals_, layers
 
 
-def numbered(tensors: dict) -> dict:
-    return {getattr(lib, "CF_ROLE_" + role): tensor for role, tensor in tensors.items()}
+def arrays(tensors: dict) -> dict:
+    """As Model.load_layer takes them."""
+    return {role: BFloat16(tensor.data) if tensor.dtype == "BF16" else tensor.data for role, tensor in tensors.items()}
 
 
 def with_separate_qkv(layer: dict, n_heads: int) -> dict:

@@ -6,8 +6,9 @@ import threading
 import numpy as np
 import pytest
 
+import clusterfusion as cf
 import weights
-from decoder import Session, decode_batch, lib
+from decoder import PENDING, Session, decode_batch
 from variants import VARIANTS
 
 # The ones where something structural differs in how keys, values and rows are handled.
@@ -100,7 +101,7 @@ def test_several_positions_from_the_pending_one(load, name):
     for session in (one, several):
         session.prefill(weights.prompt(VARIANTS[name]))
     drafted = weights.prompt(VARIANTS[name], "drafted", 4)
-    equal(several.decode_positions([lib.CF_TOKEN_PENDING, *drafted]).logits, steps(one, [lib.CF_TOKEN_PENDING, *drafted]))
+    equal(several.decode_positions([PENDING, *drafted]).logits, steps(one, [PENDING, *drafted]))
     assert several.tokens() == one.tokens()
 
 
@@ -117,10 +118,10 @@ def test_several_sessions(load, name, n_sessions):
             session.prefill(pair[2])
     for tokens in (given, None, None):
         step = decode_batch(together, tokens)
-        expected = np.concatenate([s.decode_step(lib.CF_TOKEN_PENDING if tokens is None else tokens[i]).logits for i, s in enumerate(alone)])
+        expected = np.concatenate([s.decode_step(PENDING if tokens is None else tokens[i]).logits for i, s in enumerate(alone)])
         equal(step.logits, expected)
-        equal(step.row_tokens, expected.argmax(-1))
-        assert (step.row_status == lib.CF_OK).all()
+        equal(step.tokens, expected.argmax(-1))
+        assert not any(step.errors)
     for a, b in zip(alone, together):
         assert a.tokens() == b.tokens()
 
@@ -213,7 +214,7 @@ def test_sampling_does_not_depend_on_the_grouping_of_steps(load, name):
     made = []
     for way in range(3):
         session = Session(load(name))
-        session.set_sampler(**sampler)
+        session.sampler = cf.Sampler(**sampler)
         session.prefill(weights.prompt(VARIANTS[name]))
         if way == 0:
             greedy(session, 30)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import demo_prompts
-from decoder import Context, Model, Session
+from decoder import Session, load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "examples" / "demo_model"
@@ -20,7 +20,7 @@ CASES = json.loads(RECORD.read_text())["cases"]
 
 @pytest.fixture(scope="module")
 def model():
-    return Model.load(Context(), DEMO)
+    return load_model(DEMO)
 
 
 def test_tokens_are_of_this_checkpoint():

@@ -4,9 +4,10 @@ left out of the file, and loading must fail naming it."""
 import numpy as np
 import pytest
 
+import clusterfusion as cf
 import weights
 from checkpoint_files import write_checkpoint
-from decoder import Context, Failure, Model, Session, lib
+from decoder import Session, context, load_model
 from goldens import LIMIT, golden
 from reference import relative_error
 from variants import VARIANTS
@@ -23,15 +24,15 @@ def changed(name: str, tensor_name: str) -> dict[str, Tensor]:
     return {**tensors, tensor_name: weights.stored(values, tensors[tensor_name].dtype)}
 
 
-@pytest.fixture(scope="module")
-def context():
-    return Context()
+@pytest.fixture(scope="module", name="context")
+def one_context():
+    return context()
 
 
 @pytest.mark.parametrize("name, tensor_name", CASES)
 def test_neutral_tensor_shows(context, tmp_path, name, tensor_name):
     variant, expected = VARIANTS[name], golden(VARIANTS[name])
-    model = Model.load(context, write_checkpoint(variant, tmp_path, tensors=changed(name, tensor_name)))
+    model = load_model(write_checkpoint(variant, tmp_path, tensors=changed(name, tensor_name)), context)
     logits = Session(model).prefill(weights.prompt(variant)).logits[expected.positions]
     assert np.isfinite(logits).all()
     # All logits are 0 without an embedding or a head: an error of 1.
@@ -42,7 +43,6 @@ def test_neutral_tensor_shows(context, tmp_path, name, tensor_name):
 def test_missing_tensor_is_named(context, tmp_path, name, tensor_name):
     tensors = weights.tensors(VARIANTS[name])
     del tensors[tensor_name]
-    with pytest.raises(Failure) as failure:
-        Model.load(context, write_checkpoint(VARIANTS[name], tmp_path, tensors=tensors))
-    assert failure.value.status == lib.CF_ERROR_INVALID_FILE
-    assert tensor_name in failure.value.text
+    with pytest.raises(cf.InvalidFileError) as failure:
+        load_model(write_checkpoint(VARIANTS[name], tmp_path, tensors=tensors), context)
+    assert tensor_name in str(failure.value)

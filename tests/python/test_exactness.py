@@ -4,12 +4,13 @@ set, from files and from memory."""
 import numpy as np
 import pytest
 
+import clusterfusion as cf
 import weights
 from checkpoint_files import write_checkpoint, write_model_files
-from decoder import ISAS, Context, Model, Session, lib, make
+from decoder import ISAS, Session, context, load_model
 from goldens import golden, limit
 from reference import relative_error
-from roles import by_role, numbered, with_fused_qkv, with_separate_qkv
+from roles import arrays, by_role, with_fused_qkv, with_separate_qkv
 from variants import VARIANTS
 from weights import Tensor
 
@@ -48,30 +49,29 @@ def test_instruction_sets_and_threads(load, name, isa):
     np.testing.assert_array_equal(stepped(one, name), stepped(two, name))
 
 
-def from_memory(name: str, context, tensors=None, change=lambda layer: layer) -> Model:
+def from_memory(name: str, in_context, tensors=None, change=lambda layer: layer) -> cf.Model:
     """The variant's model, built a layer at a time, last layer first."""
     variant = VARIANTS[name]
     globals_, layers = by_role(variant, tensors or weights.tensors(variant))
-    model = Model.create(context, config_of(variant))
+    model = cf.Model.from_config(config_of(variant), in_context)
     for index in reversed(range(len(layers))):
-        model.load_layer(index, numbered(change(layers[index])))
-    model.load_globals(numbered(globals_))
+        model.load_layer(index, arrays(change(layers[index])))
+    model.load_globals(arrays(globals_))
     return model
 
 
 def config_of(variant):
-    """The variant's cf_model_config, from the same facts that config.json has."""
+    """The variant's configuration, from the same facts that config.json has."""
     c = variant.config
     neox = weights.is_neox(variant)
     rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
     heads = c["num_attention_heads"]
     head_dim = c.get("head_dim", c["hidden_size"] // heads)
     share = rope.get("partial_rotary_factor", c.get("rotary_pct", 0.25)) if neox else 1
-    activation = lib.CF_ACTIVATION_SWIGLU if not neox else lib.CF_ACTIVATION_GELU if c["hidden_act"] == "gelu" else lib.CF_ACTIVATION_GELU_TANH
-    config = make(
-        "cf_model_config",
-        family=lib.CF_FAMILY_GPT_NEOX if neox else lib.CF_FAMILY_LLAMA,
-        norm=lib.CF_NORM_LAYER if neox else lib.CF_NORM_RMS,
+    activation = cf.Activation.SWIGLU if not neox else cf.Activation.GELU if c["hidden_act"] == "gelu" else cf.Activation.GELU_TANH
+    config = cf.ModelConfig(
+        family=cf.Family.GPT_NEOX if neox else cf.Family.LLAMA,
+        norm=cf.Norm.LAYER if neox else cf.Norm.RMS,
         activation=activation,
         parallel_residual=int(c.get("use_parallel_residual", False)),
         attention_bias=int(c.get("attention_bias", neox)),
@@ -89,11 +89,10 @@ def config_of(variant):
         norm_eps=c["layer_norm_eps"] if neox else c["rms_norm_eps"],
         rope_theta=rope.get("rope_theta", c.get("rotary_emb_base", c.get("rope_theta", 10000.0))),
         bos_token=c["bos_token_id"],
-        n_eos_tokens=1,
+        eos_tokens=(c["eos_token_id"],),
     )
-    config.eos_tokens[0] = c["eos_token_id"]
     if rope.get("rope_type") == "llama3":
-        config.rope_scaling = lib.CF_ROPE_SCALING_LLAMA3
+        config.rope_scaling = cf.RopeScaling.LLAMA3
         config.rope_factor, config.rope_original_max_position = rope["factor"], rope["original_max_position_embeddings"]
         config.rope_low_freq_factor, config.rope_high_freq_factor = rope["low_freq_factor"], rope["high_freq_factor"]
     return config
@@ -104,7 +103,7 @@ def test_from_memory(load, name):
     """cf_model_create, cf_load_layer and cf_load_globals give what the directory gives; so do the facts of config.json."""
     built = from_memory(name, load(name).context)
     np.testing.assert_array_equal(prefilled(built, name), prefilled(load(name), name))
-    assert built.info().fingerprint == load(name).info().fingerprint != 0
+    assert built.info.fingerprint == load(name).info.fingerprint != 0
 
 
 def _fused_or_separate():
@@ -156,13 +155,13 @@ def test_file_layout_does_not_matter(load, tmp_path, name, n_shards, header_padd
         old.unlink()
     tensors = {**weights.unused_tensors(variant), **weights.tensors(variant)}
     write_model_files(directory, dict(reversed(tensors.items())), n_shards, header_padding)
-    model = Model.load(load(name).context, directory)
+    model = load_model(directory, load(name).context)
     np.testing.assert_array_equal(prefilled(model, name), prefilled(load(name), name))
 
 
 def test_unused_tensors_are_named_in_the_log(checkpoint):
     messages = []
-    Model.load(Context(1, log=lambda level, message: messages.append(message)), checkpoint("neox"))
+    load_model(checkpoint("neox"), context(1, log=lambda level, message: messages.append(message)))
     for name in weights.unused_tensors(VARIANTS["neox"]):
         assert any(name in message for message in messages), (name, messages)
 
@@ -181,10 +180,10 @@ def test_outputs_follow_from_the_logits(load, name):
     np.testing.assert_allclose(step.top_logprobs, np.take_along_axis(logprobs, order, -1), atol=1e-5)
     np.testing.assert_allclose(step.target_logprobs[:-1], logprobs[np.arange(len(tokens) - 1), targets[:-1]], atol=1e-5)
     assert step.target_logprobs[-1] == 0
-    assert (step.row_status == lib.CF_OK).all()
+    assert (step.row_status == cf.Status.OK).all()
     assert step.token == step.row_tokens[-1] == step.logits[-1].argmax() and step.position == step.n_steps == len(tokens)
     assert session.tokens() == [*tokens, step.token]
-    last = Session(load(name)).prefill(tokens, rows=lib.CF_ROWS_LAST)
+    last = Session(load(name)).prefill(tokens, rows="last")
     np.testing.assert_array_equal(last.logits[0], step.logits[-1])
 
 

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 import sampler_model
-from decoder import Failure, lib, make, sample_logits, sampler_options
+import clusterfusion as cf
+from clusterfusion import Sampler, sample_logits
+from clusterfusion.native import check, ffi, lib, make
 
 N_TOKENS = 203
 SETTINGS = [
@@ -43,7 +45,7 @@ def test_same_tokens_as_the_model(settings):
         if case % 7 == 3:
             biases[next(iter(biases))] = -np.inf
         allowed = rng.random(N_TOKENS) < 0.5 if case % 3 == 0 else None
-        token = sample_logits(logits, position, sampler_options(biases=biases, seed=seed, **settings), history, allowed)
+        token = sample_logits(logits, position, Sampler(logit_biases=biases, seed=seed, **settings), history=history, allowed=allowed)
         expected = sampler_model.sample(logits, position, seed=seed, history=history, biases=biases, allowed=allowed, **settings)
         assert token == expected, (case, position, seed)
 
@@ -64,7 +66,7 @@ def test_noise_is_of_the_published_vector():
     their noise."""
     words = np.array([0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8])
     noise = -np.log(-np.log((words + 0.5) * 2.0**-32))
-    options = sampler_options(temperature=1.0, seed=0)
+    options = Sampler(temperature=1.0, seed=0)
     for token in range(3):
         low, high = -50.0, 50.0  # leads of token + 1 that lose and win
         while high - low > 1e-5:
@@ -80,7 +82,7 @@ def test_distribution(settings):
     """Chi-square over positions, against the probabilities of the tokens that are kept."""
     n_draws, n_tokens = 20000, 21
     logits = _logits(np.random.default_rng(5), n_tokens) / 2
-    options = sampler_options(seed=99, **settings)
+    options = Sampler(seed=99, **settings)
     counts = np.bincount([sample_logits(logits, position, options) for position in range(n_draws)], minlength=n_tokens)
     scaled = logits.astype(np.float64) / settings["temperature"]
     keep = sampler_model.kept(scaled, **{k: v for k, v in settings.items() if k != "temperature"})
@@ -94,7 +96,7 @@ def test_distribution(settings):
 
 def test_reproducible_and_different_by_seed_and_position():
     logits = np.zeros(1000, np.float32)
-    draw = lambda seed, position: sample_logits(logits, position, sampler_options(temperature=1.0, seed=seed))  # noqa: E731
+    draw = lambda seed, position: sample_logits(logits, position, Sampler(temperature=1.0, seed=seed))  # noqa: E731
     tokens = [draw(seed, position) for seed in (0, 1, 2**32, 2**64 - 1) for position in (0, 1, 2**32, 2**62)]
     assert tokens == [draw(seed, position) for seed in (0, 1, 2**32, 2**64 - 1) for position in (0, 1, 2**32, 2**62)]
     assert len(set(tokens)) > 12
@@ -102,21 +104,21 @@ def test_reproducible_and_different_by_seed_and_position():
 
 def test_ties_go_to_the_lowest_token():
     logits = np.array([1, 5, 2, 5, 5], np.float32)
-    assert sample_logits(logits, 0, sampler_options()) == 1
-    assert sample_logits(logits, 0, sampler_options(), allowed=[1, 0, 1, 1, 1]) == 3
-    assert sample_logits(logits, 0, sampler_options(biases={1: -1.0})) == 3
-    assert sample_logits(np.full(64, -3, np.float32), 7, sampler_options()) == 0
+    assert sample_logits(logits, 0, Sampler()) == 1
+    assert sample_logits(logits, 0, Sampler(), allowed=[1, 0, 1, 1, 1]) == 3
+    assert sample_logits(logits, 0, Sampler(logit_biases={1: -1.0})) == 3
+    assert sample_logits(np.full(64, -3, np.float32), 7, Sampler()) == 0
 
 
 def test_ties_with_the_last_of_top_k_stay():
     """As in transformers: with four equals, top_k 2 leaves all four."""
     logits = np.array([5, 5, 1, 5, 5], np.float32)
-    options = [sampler_options(temperature=1.0, top_k=2, seed=seed) for seed in range(200)]
+    options = [Sampler(temperature=1.0, top_k=2, seed=seed) for seed in range(200)]
     assert {sample_logits(logits, 3, option) for option in options} == {0, 1, 3, 4}
 
 
 def test_of_equals_top_p_keeps_the_lowest():
-    options = [sampler_options(temperature=1.0, top_p=0.25, seed=seed) for seed in range(200)]
+    options = [Sampler(temperature=1.0, top_p=0.25, seed=seed) for seed in range(200)]
     assert {sample_logits(np.full(10, 2, np.float32), 3, option) for option in options} == {0, 1, 2}
 
 
@@ -125,13 +127,13 @@ def test_low_temperatures_are_greedy():
     for case in range(50):
         logits = _logits(rng)
         for temperature in (1e-4, 1e-20, 1e-38):
-            assert sample_logits(logits, case, sampler_options(temperature=temperature, seed=case)) == logits.argmax(), temperature
+            assert sample_logits(logits, case, Sampler(temperature=temperature, seed=case)) == logits.argmax(), temperature
 
 
 def test_repetition_penalty_counts_a_token_once():
     logits = np.array([4.0, 3.0, -1.0], np.float32)
-    assert sample_logits(logits, 3, sampler_options(repetition_penalty=1.2), [0, 0, 0]) == 0  # 3.33 > 3
-    assert sample_logits(logits, 3, sampler_options(repetition_penalty=1.4), [0, 0, 0]) == 1
+    assert sample_logits(logits, 3, Sampler(repetition_penalty=1.2), history=[0, 0, 0]) == 0  # 3.33 > 3
+    assert sample_logits(logits, 3, Sampler(repetition_penalty=1.4), history=[0, 0, 0]) == 1
 
 
 KEPT = [dict(top_k=5), dict(top_p=0.9), dict(top_p=0.3), dict(top_p=0.01), dict(min_p=0.1), dict(min_p=0.9), dict(top_k=20, top_p=0.8, min_p=0.05)]
@@ -156,16 +158,23 @@ def test_kept_sets_are_those_of_transformers(settings):
         adjusted = sampler_model.adjusted(logits, history=history, repetition_penalty=1.2) / np.float32(temperature)
         np.testing.assert_array_equal(sampler_model.kept(adjusted, **settings), expected)
         if case == 0:
-            options = [sampler_options(temperature=temperature, repetition_penalty=1.2, seed=seed, **settings) for seed in range(500)]
-            drawn = {sample_logits(logits, 9, option, history) for option in options}
+            options = [Sampler(temperature=temperature, repetition_penalty=1.2, seed=seed, **settings) for seed in range(500)]
+            drawn = {sample_logits(logits, 9, option, history=history) for option in options}
             assert drawn <= set(np.flatnonzero(expected)) and len(drawn) > 0.5 * min(expected.sum(), 20)
 
 
-def _fails(status, *arguments, **keywords):
-    with pytest.raises(Failure) as failure:
+def _fails(kind, *arguments, **keywords):
+    with pytest.raises(kind) as failure:
         sample_logits(*arguments, **keywords)
-    assert failure.value.status == status and failure.value.text
-    return failure.value.text
+    assert type(failure.value) is kind and str(failure.value)
+    return str(failure.value)
+
+
+def _sample_with(struct, logits) -> int:
+    """By a cf_sampler_options of one's own."""
+    token = ffi.new("int32_t*")
+    check(lib.cf_sample_logits(struct, ffi.NULL, ffi.new("float[]", logits), len(logits), ffi.NULL, 0, 0, token))
+    return token[0]
 
 
 @pytest.mark.parametrize(
@@ -180,63 +189,63 @@ def _fails(status, *arguments, **keywords):
     ids=str,
 )  # fmt: skip
 def test_impossible_settings(fields):
-    text = _fails(lib.CF_ERROR_INVALID_ARGUMENT, np.zeros(4, np.float32), 0, sampler_options(**fields))
+    text = _fails(cf.InvalidArgumentError, np.zeros(4, np.float32), 0, Sampler(**fields))
     assert next(iter(fields)) in text
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        dict(biases={4: 1.0}), dict(biases={-1: 1.0}), dict(biases={0: np.nan}), dict(biases={0: np.inf}),
-        dict(stops=[4]), dict(stops=[-1]),
+        dict(logit_biases={4: 1.0}), dict(logit_biases={-1: 1.0}), dict(logit_biases={0: np.nan}), dict(logit_biases={0: np.inf}),
+        dict(stop_tokens=(4,)), dict(stop_tokens=(-1,)),
     ],
     ids=str,
 )  # fmt: skip
 def test_impossible_tokens(fields):
-    _fails(lib.CF_ERROR_INVALID_ARGUMENT, np.zeros(4, np.float32), 0, sampler_options(**fields))
+    _fails(cf.InvalidArgumentError, np.zeros(4, np.float32), 0, Sampler(**fields))
 
 
 def test_bias_given_twice():
-    options = sampler_options(biases={0: 1.0, 1: 1.0})
-    options.struct.logit_bias_tokens[1] = 0
-    _fails(lib.CF_ERROR_INVALID_ARGUMENT, np.zeros(4, np.float32), 0, options)
+    tokens, values = ffi.new("int32_t[]", [0, 0]), ffi.new("float[]", [1.0, 1.0])
+    struct = make("cf_sampler_options", n_logit_biases=2, logit_bias_tokens=tokens, logit_bias_values=values)
+    with pytest.raises(cf.InvalidArgumentError):
+        _sample_with(struct, [0.0] * 4)
+    tokens[1] = 1
+    assert _sample_with(struct, [0.0] * 4) == 0
 
 
 def test_impossible_arguments():
     logits = np.zeros(4, np.float32)
-    _fails(lib.CF_ERROR_INVALID_ARGUMENT, logits, -1, sampler_options())
-    _fails(lib.CF_ERROR_INVALID_ARGUMENT, np.zeros(0, np.float32), 0, sampler_options())
+    _fails(cf.InvalidArgumentError, logits, -1, Sampler())
+    _fails(cf.InvalidArgumentError, np.zeros(0, np.float32), 0, Sampler())
     for history in ([4], [-1]):
-        _fails(lib.CF_ERROR_INVALID_ARGUMENT, logits, 1, sampler_options(repetition_penalty=1.1), history)
+        _fails(cf.InvalidArgumentError, logits, 1, Sampler(repetition_penalty=1.1), history=history)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_not_finite(value):
     for temperature in (0.0, 1.0):
-        _fails(lib.CF_ERROR_NONFINITE_LOGITS, np.array([0, value, 1], np.float32), 0, sampler_options(temperature=temperature))
+        _fails(cf.NonfiniteLogitsError, np.array([0, value, 1], np.float32), 0, Sampler(temperature=temperature))
 
 
 def test_no_token_allowed():
     logits = np.zeros(3, np.float32)
     banned = {0: -np.inf, 1: -np.inf, 2: -np.inf}
     for temperature in (0.0, 1.0):
-        _fails(lib.CF_ERROR_NO_TOKEN_ALLOWED, logits, 0, sampler_options(temperature=temperature, biases=banned))
-        _fails(lib.CF_ERROR_NO_TOKEN_ALLOWED, logits, 0, sampler_options(temperature=temperature, biases={1: -np.inf}), allowed=[0, 1, 0])
-        assert sample_logits(logits, 0, sampler_options(temperature=temperature, biases={1: -np.inf}), allowed=[0, 1, 1]) == 2
+        _fails(cf.NoTokenAllowedError, logits, 0, Sampler(temperature=temperature, logit_biases=banned))
+        _fails(cf.NoTokenAllowedError, logits, 0, Sampler(temperature=temperature, logit_biases={1: -np.inf}), allowed=[0, 1, 0])
+        assert sample_logits(logits, 0, Sampler(temperature=temperature, logit_biases={1: -np.inf}), allowed=[0, 1, 1]) == 2
 
 
 def test_larger_struct_of_a_newer_header():
     """Accepted if what this library does not know is zero."""
-    from interface import ffi
-
     size = ffi.sizeof("cf_sampler_options")
     room = ffi.new("char[]", size + 16)
-    options = sampler_options(temperature=1.0, top_k=1)
-    ffi.memmove(room, options.struct, size)
-    options.struct = ffi.cast("cf_sampler_options*", room)
-    options.struct.struct_size = size + 16
-    logits = np.array([0, 2, 1], np.float32)
-    assert sample_logits(logits, 0, options) == 1
+    ffi.memmove(room, make("cf_sampler_options", temperature=1.0, top_k=1), size)
+    struct = ffi.cast("cf_sampler_options*", room)
+    struct.struct_size = size + 16
+    assert _sample_with(struct, [0, 2, 1]) == 1
     room[size + 3] = b"\x01"
-    _fails(lib.CF_ERROR_INVALID_ARGUMENT, logits, 0, options)
+    with pytest.raises(cf.InvalidArgumentError):
+        _sample_with(struct, [0, 2, 1])
     assert make("cf_sampler_options").struct_size == size

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import clusterfusion as cf
 import demo_prompts
 import weights
 from checkpoint_files import write_checkpoint
-from decoder import Context, Failure, Model, Session, check, decode_batch, ffi, lib, make
+from clusterfusion.native import check, ffi, lib, make
+from decoder import Session, context, decode_batch, load_model
 from goldens import golden, limit
 from variants import VARIANTS
 
@@ -84,7 +86,7 @@ def test_every_kind_of_step_scores(load, name):
     assert step.target_logprobs[0] == made.target_logprobs[0]
     step = other.decode_steps(4, targets=[3], top_n=2)  # of the last of them
     expect_scores_of_own_logits(step, [3], 2)
-    step = other.prefill(tokens[:6], rows=lib.CF_ROWS_LAST, targets=[2], top_n=1)
+    step = other.prefill(tokens[:6], rows="last", targets=[2], top_n=1)
     expect_scores_of_own_logits(step, [2], 1)
     assert step.top_tokens[0, 0] == step.token
 
@@ -106,7 +108,7 @@ def test_sampling_options_do_not_touch_scores(load):
     tokens = weights.prompt(VARIANTS["neox"])
     targets = [*tokens[1:], -1]
     plain, session = Session(load("neox")), Session(load("neox"))
-    session.set_sampler(temperature=3.0, top_k=2, repetition_penalty=5.0, biases={tokens[1]: -np.inf}, seed=3)
+    session.sampler = cf.Sampler(temperature=3.0, top_k=2, repetition_penalty=5.0, logit_biases={tokens[1]: -np.inf}, seed=3)
     session.set_allowed_tokens([token % 2 for token in range(101)])
     expected, step = (s.prefill(tokens, targets=targets, top_n=4) for s in (plain, session))
     np.testing.assert_array_equal(step.target_logprobs, expected.target_logprobs)
@@ -120,7 +122,7 @@ def test_ties_go_to_the_lowest_token(tmp_path):
     head = tensors["embed_out.weight"].data
     head[[70, 9, 33]] = head[20]
     head[5] = head[90]
-    session = Session(Model.load(Context(1), write_checkpoint(variant, tmp_path, tensors=tensors)))
+    session = Session(load_model(write_checkpoint(variant, tmp_path, tensors=tensors), context(1)))
     step = session.prefill(weights.prompt(variant), top_n=101)
     for row in step.top_tokens:
         place = {token: i for i, token in enumerate(row)}
@@ -134,9 +136,8 @@ def test_ties_go_to_the_lowest_token(tmp_path):
 def refused(session, match: str, tokens=(1, 2), **fields) -> None:
     outputs = make("cf_outputs", rows=lib.CF_ROWS_ALL, **fields)
     options = make("cf_step_options", outputs=outputs)
-    with pytest.raises(Failure, match=match) as failure:
+    with pytest.raises(cf.InvalidArgumentError, match=match):
         check(lib.cf_prefill(session.handle, ffi.new("int32_t[]", list(tokens)), len(tokens), options))
-    assert failure.value.status == lib.CF_ERROR_INVALID_ARGUMENT
     assert session.wait().position == 0
 
 
@@ -158,7 +159,7 @@ def test_arguments_that_are_wrong(load):
 @pytest.mark.parametrize("wanted", ["top_tokens", "top_logprobs"])
 def test_one_of_tokens_and_logprobs_is_enough(load, wanted):
     tokens = weights.prompt(VARIANTS["neox"])
-    expected = Session(load("neox")).prefill(tokens, rows=lib.CF_ROWS_LAST, top_n=7)
+    expected = Session(load("neox")).prefill(tokens, rows="last", top_n=7)
     session = Session(load("neox"))
     array = ffi.new("int32_t[]" if wanted == "top_tokens" else "float[]", 7)
     options = make("cf_step_options", outputs=make("cf_outputs", top_n=7, **{wanted: array}))
@@ -174,7 +175,7 @@ def test_one_of_tokens_and_logprobs_is_enough(load, wanted):
 def test_perplexity_of_a_text():
     """In overlapping windows, as transformers' numbers were made."""
     stored = json.loads((ROOT / "tests" / "golden" / "demo_tokens.json").read_text())["scoring"]
-    model, tokens = Model.load(Context(), DEMO), list(demo_prompts.scored_text(DEMO))
+    model, tokens = load_model(DEMO), list(demo_prompts.scored_text(DEMO))
     session, total = Session(model, capacity_tokens=demo_prompts.WINDOW), 0.0
     windows = demo_prompts.windows(len(tokens))
     assert len(windows) == len(stored["windows"]) > 10

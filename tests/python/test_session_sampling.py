@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import clusterfusion as cf
 import sampler_model
 import weights
 from checkpoint_files import write_checkpoint
-from decoder import Context, Model, Session
+from decoder import Session, context, load_model
 from variants import VARIANTS
 from weights import Tensor
 
@@ -24,7 +25,7 @@ def model(tmp_path_factory):
     tensors = weights.tensors(variant)
     head = tensors["lm_head.weight"]
     tensors["lm_head.weight"] = Tensor(head.dtype, np.zeros_like(head.data))
-    return Model.load(Context(2), write_checkpoint(variant, tmp_path_factory.mktemp("zeros") / "llama", tensors=tensors))
+    return load_model(write_checkpoint(variant, tmp_path_factory.mktemp("zeros") / "llama", tensors=tensors), context(2))
 
 
 def spread(count: int, value: float = 0.0) -> np.ndarray:
@@ -111,7 +112,7 @@ def test_limits(model, name):
     options = {"temperature": 1.0, "seed": len(name), **options}
     logits = logits.astype(np.float32)
     session, steps = Session(model), 24
-    session.set_sampler(biases={token: float(value) for token, value in enumerate(logits)}, **options)
+    session.sampler = cf.Sampler(logit_biases={token: float(value) for token, value in enumerate(logits)}, **options)
     session.prefill([1, 2])
     session.draw_steps(steps)
     drawn = session.tokens()[2:]

@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 
+import clusterfusion as cf
 import tap_goldens
 import weights
-from decoder import Failure, Session, Tap, check, decode_batch, ffi, lib, make
+from clusterfusion.enums import TapAction
+from clusterfusion.native import check, ffi, lib, make
+from decoder import Session, decode_batch
 from goldens import DEVICE, limit
 from reference import relative_error
 from tap_goldens import POINTS, read_golden, tap_positions, width, written_golden, written_values
 from variants import VARIANTS
 
+WRITE = TapAction.WRITE
 NAMES = [variant.name for variant in tap_goldens.VARIANTS]
 EVERYWHERE = [(name, layer, point) for name in NAMES for layer in range(tap_goldens.n_layers(VARIANTS[name])) for point in POINTS]
 
@@ -19,13 +23,14 @@ def equal(actual, expected):
     np.testing.assert_array_equal(actual, expected)
 
 
-def tap(name: str, layer: int, point: str, n_rows: int, values: np.ndarray | None = None) -> Tap:
+def tap(name: str, layer: int, point: str, n_rows: int, values: np.ndarray | None = None) -> cf.Tap:
     """Reads into rows of NaN, or writes `values`."""
-    data = np.full((n_rows, width(VARIANTS[name], point)), np.nan, np.float32) if values is None else np.ascontiguousarray(values, np.float32)
-    return Tap(getattr(lib, "CF_TAP_" + point), layer, data, write=values is not None)
+    if values is None:
+        return cf.Tap.read(point, layer, into=np.full((n_rows, width(VARIANTS[name], point)), np.nan, np.float32))
+    return cf.Tap.write(point, layer, np.ascontiguousarray(values, np.float32))
 
 
-def every_tap(name: str, n_rows: int) -> list[Tap]:
+def every_tap(name: str, n_rows: int) -> list[cf.Tap]:
     return [tap(name, layer, point, n_rows) for layer in range(tap_goldens.n_layers(VARIANTS[name])) for point in POINTS]
 
 
@@ -157,7 +162,7 @@ def test_writing_back_what_was_read_changes_nothing(load, name):
     session, read, logits = prefilled(load(name), name)
     taps = every_tap(name, len(tokens))
     for t, data in zip(taps, read):
-        t.data, t.write = data, True
+        t.data, t.action = data, WRITE
     again = Session(load(name))
     equal(again.prefill(tokens, taps=taps).logits, logits)
     plain = Session(load(name))
@@ -166,7 +171,7 @@ def test_writing_back_what_was_read_changes_nothing(load, name):
         taps = every_tap(name, 1)
         expected = plain.decode_step(taps=taps).logits
         for t in taps:
-            t.write = True
+            t.action = WRITE
         equal(again.decode_step(taps=taps).logits, expected)
         equal(session.decode_step().logits, expected)
 
@@ -179,7 +184,7 @@ def test_a_patched_residual_stream_is_the_other_prompts(load, name):
     stream, start = tap(name, last, "BLOCK_OUTPUT", len(tokens)), tap(name, 0, "BLOCK_INPUT", len(tokens))
     other = Session(load(name))
     expected = other.prefill(others, taps=[stream, start]).logits
-    stream.write = start.write = True
+    stream.action = start.action = WRITE
 
     session = Session(load(name))
     equal(session.prefill(tokens, taps=[stream]).logits, expected)
@@ -250,7 +255,7 @@ def test_values_that_are_not_finite(load, point, value):
     for s in (session, plain):
         s.prefill(tokens[:20])
     bad = np.full((1, width(VARIANTS[name], point)), value, np.float32)
-    with pytest.raises(Failure, match="NONFINITE"):
+    with pytest.raises(cf.NonfiniteLogitsError):
         session.decode_step(5, taps=[tap(name, 1, point, 0, bad)])
     assert session.tokens() == plain.tokens() and session.wait().position == 20
     equal(session.decode_step(5).logits, plain.decode_step(5).logits)
@@ -263,7 +268,7 @@ def test_sessions_that_failed_have_no_rows(load):
     for session in (full, good):
         session.prefill(tokens[:10])
     taps = every_tap(name, 2)
-    with pytest.raises(Failure, match="CACHE_FULL"):
+    with pytest.raises(cf.BatchError, match="hold|fit"):
         decode_batch([full, good], [1, 2], taps=taps)
     for t in taps:
         assert np.isnan(t.data[0]).all() and np.isfinite(t.data[1]).all()
@@ -290,9 +295,8 @@ def refused(session, match: str, **options) -> None:
         lambda: lib.cf_decode_positions(session.handle, tokens, 1, step),
         lambda: lib.cf_decode_batch(ffi.new("cf_session*[]", [session.handle]), 1, tokens, step),
     ):
-        with pytest.raises(Failure, match=match) as failure:
+        with pytest.raises(cf.InvalidArgumentError, match=match):
             check(call())
-        assert failure.value.status == lib.CF_ERROR_INVALID_ARGUMENT
     assert session.wait().position == 0
 
 

@@ -1,0 +1,4 @@
+# The module itself is generated from the header.
+from typing import Any
+
+ffi: Any
