@@ -339,7 +339,12 @@ __device__ bool set_up() {
   const BlockEntry entry = p.block.part != kNoBlock ? block_entry() : BlockEntry{};  // on its way together with these
   s.epoch = static_cast<int32_t>(epoch);
   s.step = s.draws = 0;
-  s.most_in_flight = p.window, s.passed = static_cast<int32_t>(epoch), s.failed = 0, s.announced = 0, s.done = 0, s.near_taken = 0;
+  s.passed = static_cast<int32_t>(epoch);
+  s.failed = 0;
+  s.announced = 0;
+  s.done = 0;
+  s.near_taken = 0;
+  end_meeting();
   s.last = {-1, 0, 0, 0, 0, 1, -1, 0};
   s.steps_asked = p.n_steps;
   s.status = failed ? CF_ERROR_DEVICE_LOST : CF_OK;
