@@ -308,7 +308,8 @@ CF_API cf_status cf_model_options_init(cf_model_options* options, size_t struct_
 
 /* Loads a Hugging Face checkpoint directory: config.json and model.safetensors, or model.safetensors.index.json with its
  * shards. Everything is checked before any weight is read; F16, BF16 and F32 weights; families gpt_neox and llama. Tensors
- * that the model does not use are held to the rules of the format, skipped and named in the log.
+ * that the model does not use are held to the rules of the format, skipped and named in the log. CUDA: up to 8 threads read, which end with
+ * the call, as in cf_load_layer.
  * CF_ERROR_IO, CF_ERROR_INVALID_FILE (message names file and tensor), CF_ERROR_UNSUPPORTED, CF_ERROR_CANCELLED. */
 CF_API cf_status cf_model_load(cf_context* context, const char* directory, const cf_model_options* options, cf_model** model);
 

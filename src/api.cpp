@@ -379,7 +379,7 @@ cf_status cf_model_estimate(const cf_context* context, const cf_model_config* co
     const cf_session_options o = resolve_session_options(backend, model, session, session.pool ? session.pool->impl.get() : nullptr);
     give(estimate, "estimate", [&](cf_memory_estimate& value) {
       value.weights_bytes = backend.weights_bytes(model, stored_dtype, wanted);
-      value.load_staging_bytes = backend.load_staging_bytes();
+      value.load_staging_bytes = backend.load_staging_bytes(model);
       value.page_bytes = KvPool::page_bytes(model, o.kv_dtype, o.page_tokens);
       if (!o.pool) value.kv_bytes = mul(value.page_bytes, ceil_div(uint64_t(o.capacity_tokens), uint64_t(o.page_tokens)));
       value.workspace_bytes = backend.workspace_bytes(model, o.capacity_tokens);

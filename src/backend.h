@@ -18,9 +18,10 @@ class Session;
 class Weights {
  public:
   virtual ~Weights() = default;
-  // `tensors` passed check_layer_tensors. On return they are no longer needed. All or nothing.
-  virtual void load_layer(int32_t layer, const std::vector<Tensor>& tensors, void* stream) = 0;
-  virtual void load_globals(const std::vector<Tensor>& tensors, void* stream) = 0;
+  // `tensors` passed check_layer_tensors and are ready (Backend::wait_for). On return they are no longer needed. All or nothing.
+  virtual void load_layer(int32_t layer, const std::vector<Tensor>& tensors) = 0;
+  virtual void load_globals(const std::vector<Tensor>& tensors) = 0;
+  virtual void end_loading() = 0;  // for now: frees what only loading needs
   virtual uint64_t allocated_bytes() const = 0;
 };
 
@@ -48,7 +49,7 @@ class Backend {
   virtual void wait_for(void* stream) const = 0;
   // Exact bytes that weights of this configuration will allocate, and for the time of loading besides.
   virtual uint64_t weights_bytes(const cf_model_config& config, cf_dtype stored, cf_dtype weight_dtype) const = 0;
-  virtual uint64_t load_staging_bytes() const = 0;
+  virtual uint64_t load_staging_bytes(const cf_model_config& config) const = 0;
   virtual uint64_t workspace_bytes(const cf_model_config& config, int64_t capacity_tokens) const = 0;
   // Copies rows of a tensor in this device's memory, or the host's, to the host.
   virtual RowReader row_reader() const = 0;

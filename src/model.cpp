@@ -13,13 +13,12 @@ namespace cf {
 Model::Model(std::shared_ptr<Context> context, const cf_model_config& config, cf_dtype weight_dtype)
     : context_(std::move(context)), config_(config), weight_dtype_(weight_dtype) {
   context_->backend().check_model(config_, weight_dtype_);
-  contents_ = empty_contents();
+  contents_ = nothing_loaded();
 }
 
-Model::Contents Model::empty_contents() const {
+Model::Contents Model::nothing_loaded() const {
   const size_t layers = static_cast<size_t>(config_.n_layers);
-  return {context_->backend().create_weights(config_, weight_dtype_), std::vector<uint64_t>(layers, 0), std::vector<cf_dtype>(layers, CF_DTYPE_AUTO),
-          0, CF_DTYPE_AUTO};
+  return {nullptr, std::vector<uint64_t>(layers, 0), std::vector<cf_dtype>(layers, CF_DTYPE_AUTO), 0, CF_DTYPE_AUTO};
 }
 
 std::unique_lock<std::shared_mutex> Model::lock_for_loading() {
@@ -50,7 +49,7 @@ void Model::take_layer(Contents& contents, int32_t layer, const std::vector<Tens
   wait_for(tensors, stream);
   const uint64_t fingerprint = fingerprint_tensors(tensors, context_->backend().row_reader());
   const cf_dtype dtype = matrix_dtype(tensors);
-  contents.weights->load_layer(layer, tensors, stream);
+  contents.weights->load_layer(layer, tensors);
   contents.layer_fingerprints[static_cast<size_t>(layer)] = fingerprint | (fingerprint == 0);
   contents.layer_dtypes[static_cast<size_t>(layer)] = dtype;
 }
@@ -59,20 +58,36 @@ void Model::take_globals(Contents& contents, const std::vector<Tensor>& tensors,
   wait_for(tensors, stream);
   const uint64_t fingerprint = fingerprint_tensors(tensors, context_->backend().row_reader());
   const cf_dtype dtype = matrix_dtype(tensors);
-  contents.weights->load_globals(tensors, stream);
+  contents.weights->load_globals(tensors);
   contents.globals_fingerprint = fingerprint | (fingerprint == 0);
   contents.globals_dtype = dtype;
 }
 
+// Contents that are loaded into, however that ends.
+class Model::LoadScope {
+ public:
+  LoadScope(const Model& model, Contents& contents) {
+    if (!contents.weights) contents.weights = model.context_->backend().create_weights(model.config_, model.weight_dtype_);
+    weights_ = contents.weights.get();
+  }
+  LoadScope(const LoadScope&) = delete;
+  ~LoadScope() { weights_->end_loading(); }
+
+ private:
+  Weights* weights_;
+};
+
 void Model::load_layer(int32_t layer, const std::vector<Tensor>& tensors, void* stream) {
   check_layer_tensors(config_, tensors, CF_ERROR_INVALID_ARGUMENT);
   auto lock = lock_for_loading();
+  const LoadScope scope(*this, contents_);
   take_layer(contents_, layer, tensors, stream);
 }
 
 void Model::load_globals(const std::vector<Tensor>& tensors, void* stream) {
   check_global_tensors(config_, tensors, CF_ERROR_INVALID_ARGUMENT);
   auto lock = lock_for_loading();
+  const LoadScope scope(*this, contents_);
   take_globals(contents_, tensors, stream);
 }
 
@@ -84,7 +99,7 @@ uint64_t stored_bytes(const std::vector<Tensor>& tensors) {
 }
 }  // namespace
 
-Model::Contents Model::read_contents(const Checkpoint& checkpoint, const cf_model_options& options) const {
+void Model::read_contents(Contents& contents, const Checkpoint& checkpoint, const cf_model_options& options) const {
   const Progress progress{options.progress, options.progress_user, options.cancellation};
   uint64_t done = 0, total = stored_bytes(checkpoint.globals);
   for (const auto& layer : checkpoint.layers) total += stored_bytes(layer);
@@ -92,7 +107,7 @@ Model::Contents Model::read_contents(const Checkpoint& checkpoint, const cf_mode
     done += bytes;
     if (!progress(done, total)) fail(CF_ERROR_CANCELLED, "loading was cancelled after ", done, " of ", total, " bytes");
   };
-  Contents contents = empty_contents();
+  const LoadScope scope(*this, contents);
   step(0);
   take_globals(contents, checkpoint.globals, nullptr);
   step(stored_bytes(checkpoint.globals));
@@ -101,14 +116,15 @@ Model::Contents Model::read_contents(const Checkpoint& checkpoint, const cf_mode
     step(stored_bytes(checkpoint.layers[layer]));
   }
   for (const auto& file : checkpoint.files) file->check_size();
-  return contents;
 }
 
 void Model::load(const Checkpoint& checkpoint, const cf_model_options& options) {
   for (const std::string& name : checkpoint.unused) context_->log().write(CF_LOG_INFO, "skipped tensor '", name, "', which the model does not use");
   if (!same_config(config_, checkpoint.config)) fail(CF_ERROR_MISMATCH, "the directory's configuration differs from the model's");
   auto lock = lock_for_loading();
-  contents_ = read_contents(checkpoint, options);
+  Contents contents = nothing_loaded();
+  read_contents(contents, checkpoint, options);
+  contents_ = std::move(contents);
 }
 
 void Model::check_layer_loaded(int32_t layer) const {
@@ -141,7 +157,7 @@ void Model::query(cf_model_info& info) const {
   }
   const bool same = !dtypes.empty() && std::all_of(dtypes.begin(), dtypes.end(), [&](cf_dtype dtype) { return dtype == dtypes[0]; });
   info.weight_dtype = same ? dtypes[0] : cf_dtype{CF_DTYPE_AUTO};
-  info.weights_bytes = contents_.weights->allocated_bytes();
+  info.weights_bytes = contents_.weights ? contents_.weights->allocated_bytes() : 0;
   info.parameters = parameter_count(config_);
   info.fingerprint = info.globals_loaded && info.n_layers_loaded == config_.n_layers ? fingerprint() : 0;
 }

@@ -25,7 +25,7 @@ class Model {
 
   const std::shared_ptr<Context>& context() const { return context_; }
   const cf_model_config& config() const { return config_; }
-  Weights& weights() const { return *contents_.weights; }
+  Weights& weights() const { return *contents_.weights; }  // of a model of which something is loaded
   cf_dtype weight_dtype() const { return weight_dtype_; }  // as asked for; AUTO: as stored
   void check_loaded() const;                               // throws CF_ERROR_NOT_LOADED unless everything is there
   void check_layer_loaded(int32_t layer) const;
@@ -39,18 +39,19 @@ class Model {
  private:
   // Weights on the device, and what is known of them.
   struct Contents {
-    std::unique_ptr<Weights> weights;
+    std::unique_ptr<Weights> weights;          // NULL: nothing was ever loaded
     std::vector<uint64_t> layer_fingerprints;  // 0: not loaded
     std::vector<cf_dtype> layer_dtypes;        // matrix_dtype
     uint64_t globals_fingerprint = 0;
     cf_dtype globals_dtype = CF_DTYPE_AUTO;
   };
-  Contents empty_contents() const;
+  class LoadScope;
+  Contents nothing_loaded() const;
   cf_dtype matrix_dtype(const std::vector<Tensor>& tensors) const;
   void wait_for(const std::vector<Tensor>& tensors, void* stream) const;
   void take_layer(Contents& contents, int32_t layer, const std::vector<Tensor>& tensors, void* stream) const;
   void take_globals(Contents& contents, const std::vector<Tensor>& tensors, void* stream) const;
-  Contents read_contents(const Checkpoint& checkpoint, const cf_model_options& options) const;
+  void read_contents(Contents& contents, const Checkpoint& checkpoint, const cf_model_options& options) const;
   std::unique_lock<std::shared_mutex> lock_for_loading();  // throws CF_ERROR_BUSY
 
   const std::shared_ptr<Context> context_;

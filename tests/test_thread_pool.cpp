@@ -1,4 +1,4 @@
-// The thread pool of the CPU backend: every task once, whatever else goes on.
+// The thread pool: every task once, whatever else goes on.
 #include "unity.h"
 
 #include <atomic>
@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "cpu/thread_pool.h"
+#include "thread_pool.h"
 
 void setUp() {}
 void tearDown() {}

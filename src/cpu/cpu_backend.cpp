@@ -55,7 +55,7 @@ class CpuBackend : public Backend {
   }
   cf_dtype kept_dtype(cf_dtype wanted, cf_dtype stored) const override { return cf::kept_dtype(wanted, stored); }
   void wait_for(void*) const override {}
-  uint64_t load_staging_bytes() const override { return 0; }
+  uint64_t load_staging_bytes(const cf_model_config&) const override { return 0; }
   uint64_t block_workspace_bytes(const cf_model_config&, int32_t, int64_t) const override { return 0; }
   uint64_t workspace_bytes(const cf_model_config& config, int64_t) const override { return Workspace::bytes(config, true); }
   RowReader row_reader() const override { return read_rows; }

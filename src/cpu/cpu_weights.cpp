@@ -73,11 +73,11 @@ SlotStorage::SlotStorage(std::shared_ptr<Memory> memory, const cf_model_config& 
 CpuWeights::CpuWeights(std::shared_ptr<Memory> memory, const cf_model_config& config, cf_dtype weight_dtype)
     : memory_(std::move(memory)), config_(config), weight_dtype_(weight_dtype), rope_(rope_frequencies(config)), layers_(size_t(config.n_layers)) {}
 
-void CpuWeights::load_layer(int32_t layer, const std::vector<Tensor>& tensors, void*) {
+void CpuWeights::load_layer(int32_t layer, const std::vector<Tensor>& tensors) {
   layers_[size_t(layer)] = SlotStorage(memory_, config_, tensors, weight_dtype_, Slot{0}, Slot::kLayerSlots);
 }
 
-void CpuWeights::load_globals(const std::vector<Tensor>& tensors, void*) {
+void CpuWeights::load_globals(const std::vector<Tensor>& tensors) {
   globals_ = SlotStorage(memory_, config_, tensors, weight_dtype_, Slot::kEmbedding, Slot::kEnd);
 }
 

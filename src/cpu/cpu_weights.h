@@ -37,8 +37,9 @@ class SlotStorage {
 class CpuWeights : public Weights {
  public:
   CpuWeights(std::shared_ptr<Memory> memory, const cf_model_config& config, cf_dtype weight_dtype);
-  void load_layer(int32_t layer, const std::vector<Tensor>& tensors, void* stream) override;
-  void load_globals(const std::vector<Tensor>& tensors, void* stream) override;
+  void load_layer(int32_t layer, const std::vector<Tensor>& tensors) override;
+  void load_globals(const std::vector<Tensor>& tensors) override;
+  void end_loading() override {}
   uint64_t allocated_bytes() const override;
 
   const SlotStorage& layer(int32_t i) const { return layers_[size_t(i)]; }

@@ -6,7 +6,7 @@
 #include "cpu/cpu_weights.h"
 #include "cpu/kernels.h"
 #include "cpu/taps.h"
-#include "cpu/thread_pool.h"
+#include "thread_pool.h"
 #include "host_session.h"
 
 namespace cf {

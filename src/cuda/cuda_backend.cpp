@@ -85,7 +85,7 @@ class CudaBackend : public Backend {
     check_not_capturing(context_, static_cast<cudaStream_t>(stream), "weights cannot be loaded");
     check_cuda(&context_, cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "wait for the tensors");
   }
-  uint64_t load_staging_bytes() const override { return 2 * kLoadStagingBytes + kAlignment; }  // host, and device
+  uint64_t load_staging_bytes(const cf_model_config& config) const override { return WeightLoader::staging_bytes(config); }
   uint64_t block_workspace_bytes(const cf_model_config& config, int32_t n_rows, int64_t kv_capacity_tokens) const override {
     return CudaBlocks::workspace_bytes(config, n_rows, kv_capacity_tokens, device());
   }

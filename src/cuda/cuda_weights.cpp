@@ -37,67 +37,6 @@ uint64_t kept_bytes(const cf_model_config& config, Slot slot) {
   return add(slot_bytes(config, slot), norm);
 }
 
-// Moves rows through staging buffers, converting on the device: one path for files, host memory and device memory of any alignment.
-class RowMover {
- public:
-  RowMover(const LoadPath& path, cudaStream_t stream)
-      : path_(path),
-        stream_(stream),
-        host_(path.context.host_memory(), kLoadStagingBytes),
-        device_(path.context.device_memory(), kLoadStagingBytes + kAlignment) {
-    check(cudaMemsetAsync(overflowed(), 0, sizeof(uint32_t), stream_), "clear a flag");
-  }
-
-  // To rows run.destination ... of a slot; tiles: of a strip of a packed matrix.
-  void move(const Tensor& t, RowRun run, std::byte* slot, gpu::Placing placing, int64_t tiles, cf_dtype dtype) {
-    const uint64_t row_bytes = mul(uint64_t(t.cols), dtype_bytes(t.dtype));
-    const int64_t piece = int64_t(std::max<uint64_t>(1, kLoadStagingBytes / row_bytes));
-    for (int64_t row = 0; row < run.count; row += piece) {
-      const int64_t rows = std::min(piece, run.count - row);
-      stage(t, run.source + row, rows, row_bytes);
-      convert({device_.data(), slot, rows, t.cols, run.destination + row, tiles, placing, t.dtype, dtype, overflowed()});
-    }
-  }
-
-  // Waits for everything. True: a finite value became infinite.
-  bool finish() {
-    uint32_t result = 0;
-    check(cudaMemcpyAsync(&result, overflowed(), sizeof result, cudaMemcpyDeviceToHost, stream_), "copy a flag");
-    check(cudaStreamSynchronize(stream_), "load weights");
-    return result;
-  }
-
- private:
-  uint32_t* overflowed() const { return reinterpret_cast<uint32_t*>(device_.as<std::byte>() + kLoadStagingBytes); }
-  void check(cudaError_t error, const char* doing) const { check_cuda(&path_.context, error, doing); }
-
-  void stage(const Tensor& t, int64_t first, int64_t rows, uint64_t row_bytes) {
-    if (t.memory == CF_MEMORY_DEVICE) {
-      const void* source = static_cast<const std::byte*>(t.address) + mul(uint64_t(first), t.stride_bytes);
-      if (t.stride_bytes == row_bytes)
-        check(cudaMemcpyAsync(device_.data(), source, uint64_t(rows) * row_bytes, cudaMemcpyDeviceToDevice, stream_), "copy weights");
-      else
-        check(cudaMemcpy2DAsync(device_.data(), row_bytes, source, t.stride_bytes, row_bytes, size_t(rows), cudaMemcpyDeviceToDevice, stream_),
-              "copy weights");
-      return;
-    }
-    read_rows(t, first, rows, host_.data());
-    check(cudaMemcpyAsync(device_.data(), host_.data(), uint64_t(rows) * row_bytes, cudaMemcpyHostToDevice, stream_), "copy weights");
-    check(cudaStreamSynchronize(stream_), "copy weights");  // before host_ is filled again
-  }
-
-  void convert(gpu::ConvertParams params) {
-    const uint64_t ctas = ceil_div(uint64_t(params.rows * params.cols), gpu::kConvertThreads);
-    void* arguments[] = {&params};
-    check(cudaLaunchKernel(gpu::convert_kernel(), dim3(unsigned(std::min<uint64_t>(ctas, 4096))), dim3(gpu::kConvertThreads), arguments, 0, stream_),
-          "convert weights");
-  }
-
-  const LoadPath& path_;
-  cudaStream_t stream_;
-  Buffer host_, device_;
-};
-
 uint64_t address_bytes(const cf_model_config& c) { return round_up(mul(uint64_t(c.n_layers) + 3, sizeof(void*)), kAlignment); }
 uint64_t frequency_bytes(const cf_model_config& c) { return round_up(uint64_t(c.rotary_dim / 2) * sizeof(float), kAlignment); }
 
@@ -109,10 +48,8 @@ uint64_t CudaSlots::bytes(const cf_model_config& config, Slot first, Slot last) 
   return total;
 }
 
-CudaSlots::CudaSlots(const LoadPath& path, const cf_model_config& config, const std::vector<Tensor>& tensors, cf_dtype weight_dtype, Slot first,
-                     Slot last, cudaStream_t stream) {
-  const DeviceScope scope(&path.context, path.ordinal);
-  check_not_capturing(path.context, stream, "weights cannot be loaded");
+CudaSlots::CudaSlots(const LoadPath& path, WeightLoader& loader, const cf_model_config& config, const std::vector<Tensor>& tensors,
+                     cf_dtype weight_dtype, Slot first, Slot last) {
   uint64_t total = 0;
   for (int slot = int(first); slot < int(last); slot++) {
     shapes_[slot] = slot_shape(config, Slot(slot));
@@ -121,26 +58,21 @@ CudaSlots::CudaSlots(const LoadPath& path, const cf_model_config& config, const 
     total = add(total, kept_bytes(config, Slot(slot)));
   }
   buffer_ = Buffer(path.context.device_memory(), total);
-  RowMover mover(path, stream);
-  try {
-    check_cuda(&path.context, cudaMemsetAsync(buffer_.data(), 0, total, stream), "clear weights");  // the padding stays so
-    for (const Tensor& t : tensors) {
-      const Placement p = placement(config, t.role);
-      const cf_dtype dtype = dtypes_[int(p.slot)] = slot_dtype(p.slot, cuda_kept_dtype(weight_dtype, t.dtype));
-      const int64_t tiles = gpu::tiles_of(shapes_[int(p.slot)].cols);
-      const Slot norm = norm_of(p.slot);
-      for (const RowRun& run : p.runs) {
-        mover.move(t, run, at(p.slot), is_matrix(p.slot) ? gpu::Placing::kPacked : gpu::Placing::kDense, tiles, dtype);
-        if (norm == Slot::kEnd) continue;
-        mover.move(t, run, buffer_.as<std::byte>() + norms_[int(norm)], norm == p.slot ? gpu::Placing::kNormWeight : gpu::Placing::kNormBias, tiles,
-                   dtype);
-      }
+  std::vector<WeightMove> moves;
+  for (const Tensor& t : tensors) {
+    const Placement p = placement(config, t.role);
+    const cf_dtype dtype = dtypes_[int(p.slot)] = slot_dtype(p.slot, cuda_kept_dtype(weight_dtype, t.dtype));
+    const int64_t tiles = gpu::tiles_of(shapes_[int(p.slot)].cols);
+    const Slot norm = norm_of(p.slot);
+    for (const RowRun& run : p.runs) {
+      moves.push_back({t, run, at(p.slot), is_matrix(p.slot) ? gpu::Placing::kPacked : gpu::Placing::kDense, tiles, dtype});
+      if (norm == Slot::kEnd) continue;
+      moves.push_back(
+          {t, run, buffer_.as<std::byte>() + norms_[int(norm)], norm == p.slot ? gpu::Placing::kNormWeight : gpu::Placing::kNormBias, tiles, dtype});
     }
-    if (mover.finish()) fail(CF_ERROR_UNSUPPORTED, "the matrices hold values that F16 cannot; load them as BF16");
-  } catch (...) {
-    cudaStreamSynchronize(stream);  // nothing may still be on its way into buffers that are about to be freed
-    throw;
   }
+  check_cuda(&path.context, cudaMemsetAsync(buffer_.data(), 0, total, path.own_stream), "clear weights");  // the padding stays so
+  if (loader.move(moves)) fail(CF_ERROR_UNSUPPORTED, "the matrices hold values that F16 cannot; load them as BF16");
 }
 
 gpu::Matrix CudaSlots::matrix(Slot slot) const { return {at(slot), int32_t(gpu::tiles_of(shapes_[int(slot)].cols)), dtypes_[int(slot)]}; }
@@ -184,14 +116,6 @@ void CudaWeights::log_rounding(const std::vector<Tensor>& tensors) const {
       return path_.context.log().write(CF_LOG_INFO, "'", t.name, "' and other matrices are F32 and are rounded to F16");
 }
 
-namespace {
-// The stream that tensors are ready on: the caller's if any of them is on the device (NULL is the legacy default stream then).
-cudaStream_t stream_for(const LoadPath& path, const std::vector<Tensor>& tensors, void* stream) {
-  const bool on_device = std::any_of(tensors.begin(), tensors.end(), [](const Tensor& t) { return t.memory == CF_MEMORY_DEVICE; });
-  return on_device ? static_cast<cudaStream_t>(stream) : path.own_stream;
-}
-}  // namespace
-
 // Steps that are on their way may still read what is about to be replaced, so everything on the device ends first.
 void CudaWeights::publish(int32_t first, std::initializer_list<const void*> addresses) {
   const DeviceScope scope(&path_.context, path_.ordinal);
@@ -202,16 +126,21 @@ void CudaWeights::publish(int32_t first, std::initializer_list<const void*> addr
   check(cudaStreamSynchronize(path_.own_stream));
 }
 
-void CudaWeights::load_layer(int32_t layer, const std::vector<Tensor>& tensors, void* stream) {
+CudaSlots CudaWeights::load(const std::vector<Tensor>& tensors, Slot first, Slot last) {
   log_rounding(tensors);
-  CudaSlots slots(path_, config_, tensors, weight_dtype_, Slot{0}, Slot::kLayerSlots, stream_for(path_, tensors, stream));
+  const DeviceScope scope(&path_.context, path_.ordinal);
+  if (!loader_) loader_ = std::make_unique<WeightLoader>(path_, config_);
+  return CudaSlots(path_, *loader_, config_, tensors, weight_dtype_, first, last);
+}
+
+void CudaWeights::load_layer(int32_t layer, const std::vector<Tensor>& tensors) {
+  CudaSlots slots = load(tensors, Slot{0}, Slot::kLayerSlots);
   publish(layer, {slots.base()});
   layers_[size_t(layer)] = std::move(slots);
 }
 
-void CudaWeights::load_globals(const std::vector<Tensor>& tensors, void* stream) {
-  log_rounding(tensors);
-  CudaSlots slots(path_, config_, tensors, weight_dtype_, Slot::kEmbedding, Slot::kEnd, stream_for(path_, tensors, stream));
+void CudaWeights::load_globals(const std::vector<Tensor>& tensors) {
+  CudaSlots slots = load(tensors, Slot::kEmbedding, Slot::kEnd);
   const void* const embedding = slots.matrix(Slot::kEmbedding).data;
   publish(config_.n_layers, {embedding, config_.tied_embeddings ? embedding : slots.matrix(Slot::kHead).data, slots.norm(Slot::kFinalNormWeight)});
   globals_ = std::move(slots);

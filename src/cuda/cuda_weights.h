@@ -2,11 +2,13 @@
 // for the globals, two small ones for what launches need besides.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "backend.h"
 #include "context.h"
 #include "cuda/cuda_call.h"
+#include "cuda/weight_loader.h"
 #include "kernels/contract.h"
 #include "memory.h"
 #include "weights.h"
@@ -19,24 +21,13 @@ constexpr cf_dtype cuda_kept_dtype(cf_dtype wanted, cf_dtype stored) {
   return kept == CF_DTYPE_F32 ? cf_dtype{CF_DTYPE_F16} : kept;
 }
 
-// Taken from the context's host memory, and again (and kAlignment more) from its device memory, while tensors are loaded. The longest
-// possible row, 2^20 floats, fits.
-constexpr uint64_t kLoadStagingBytes = 4 << 20;
-
-// Where weights pass through on their way to the device.
-struct LoadPath {
-  Context& context;
-  int ordinal;
-  cudaStream_t own_stream;  // for tensors that the host has; those on the device are read in the order of the caller's stream
-};
-
 // The slots of a layer, or of the globals, in one buffer on the device.
 class CudaSlots {
  public:
   CudaSlots() = default;
   // Copies the tensors, which were checked, into slots first .. last - 1. They are no longer read on return.
-  CudaSlots(const LoadPath& path, const cf_model_config& config, const std::vector<Tensor>& tensors, cf_dtype weight_dtype, Slot first, Slot last,
-            cudaStream_t stream);
+  CudaSlots(const LoadPath& path, WeightLoader& loader, const cf_model_config& config, const std::vector<Tensor>& tensors, cf_dtype weight_dtype,
+            Slot first, Slot last);
   static uint64_t bytes(const cf_model_config& config, Slot first, Slot last);
 
   gpu::Matrix matrix(Slot slot) const;
@@ -62,8 +53,9 @@ class CudaSlots {
 class CudaWeights : public Weights {
  public:
   CudaWeights(const LoadPath& path, const cf_model_config& config, cf_dtype weight_dtype);
-  void load_layer(int32_t layer, const std::vector<Tensor>& tensors, void* stream) override;
-  void load_globals(const std::vector<Tensor>& tensors, void* stream) override;
+  void load_layer(int32_t layer, const std::vector<Tensor>& tensors) override;
+  void load_globals(const std::vector<Tensor>& tensors) override;
+  void end_loading() override { loader_.reset(); }
   uint64_t allocated_bytes() const override;
   static uint64_t bytes(const cf_model_config& config);  // once everything is loaded
 
@@ -82,6 +74,7 @@ class CudaWeights : public Weights {
 
  private:
   void log_rounding(const std::vector<Tensor>& tensors) const;
+  CudaSlots load(const std::vector<Tensor>& tensors, Slot first, Slot last);
   void publish(int32_t first, std::initializer_list<const void*> addresses);
 
   const LoadPath path_;
@@ -89,6 +82,7 @@ class CudaWeights : public Weights {
   const cf_dtype weight_dtype_;
   Buffer frequencies_;
   Buffer addresses_;
+  std::unique_ptr<WeightLoader> loader_;  // while loading
   std::vector<CudaSlots> layers_;
   CudaSlots globals_;
 };

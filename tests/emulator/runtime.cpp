@@ -103,6 +103,8 @@ cudaError_t cudaFree(void* address) { return release(address); }
 cudaError_t cudaHostAlloc(void** address, size_t bytes, unsigned) { return allocate(address, bytes, cudaMemoryTypeHost); }
 cudaError_t cudaMallocHost(void** address, size_t bytes) { return allocate(address, bytes, cudaMemoryTypeHost); }
 cudaError_t cudaFreeHost(void* address) { return release(address); }
+cudaError_t cudaHostRegister(void*, size_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaHostUnregister(void*) { return cudaSuccess; }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* address) {
   std::memset(attributes, 0, sizeof *attributes);
   const std::lock_guard lock(mutex);

@@ -37,6 +37,7 @@ PARTS = {  # arguments; a script in Python gets --library, a name alone is a pro
     "bits-170-sms": ["bits_proof.py", *SM_120, "--shapes", "small,wide", "--same-as", "BUILD"],
     "bits-delays": ["bits_proof.py", "--delays", "--shapes", "small,wide", "--repeats", "200", "--same-as", "BUILD"],
     "bits-as-80-delays": ["bits_proof.py", "--delays", "--code", "8.0", "--repeats", "200", "--same-as", "BUILD"],
+    "load": ["load_proof.py"],
     "faults": ["fault_proof.py"],
     "streams": ["stream_proof.py"],
     "decode": ["decode_proof.py"],
@@ -47,7 +48,7 @@ PARTS = {  # arguments; a script in Python gets --library, a name alone is a pro
     **{tool: ["sanitize.sh", tool] for tool in TOOLS},
 }
 PRESETS = {"as-80": "cuda-as-80", "170-sms": "cuda-two-ctas", "delays": "cuda-delays", "as-80-delays": "cuda-as-80-delays"}  # of the build of parts so called
-WITH_ROWS = ("golden_proof.py", "bits_proof.py", "fault_proof.py", "stream_proof.py", "decode_proof.py")
+WITH_ROWS = ("golden_proof.py", "bits_proof.py", "fault_proof.py", "stream_proof.py", "decode_proof.py", "load_proof.py")
 NO_NUMBERS = ("suite", "case", "result", "failures", "checks", "s")
 
 
