@@ -33,7 +33,7 @@
  *            CF_ERROR_INTERNAL (a defect of the library); the comments name the others. The library never prints,
  *            aborts, exits or throws.
  * Enqueued   Prefill and decode calls only enqueue: their return value covers what can be known from the arguments.
- * is not     Whether the step itself succeeded is known on the device, and is fetched by cf_session_query (never blocks)
+ * is not     Whether the step itself succeeded is known on the device, and is fetched by cf_session_poll (never blocks)
  * done       or cf_session_wait (blocks). A step that fails (cache full, logits not finite, cancelled) advances nothing,
  *            and every later step of that session does nothing until its status has been fetched. The CPU backend runs
  *            steps inside the call, but reports in the same way.
@@ -45,7 +45,7 @@
  *            Every *_destroy accepts NULL.
  * Threads    Different handles may be used from different threads at once. A context and a loaded model may be shared by
  *            threads freely. One session, graph or pool must not be in two calls at once, except cf_session_tokens and
- *            cf_cancellation_request, which may be called from any thread at any time.
+ *            the calls of a cf_cancellation, which may be called from any thread at any time.
  * Callbacks  Run on the thread that is inside the library call, never after it has returned. They must not call the
  *            library, except cf_version, cf_status_name and cf_cancellation_request, and must not throw or longjmp.
  * Units      Names carry them: _bytes, _tokens, _ms. Shapes are row-major, outermost dimension first; strides count elements.
@@ -72,13 +72,14 @@ extern "C" {
 #define CF_VERSION_MAJOR 0
 #define CF_VERSION_MINOR 1
 #define CF_VERSION_PATCH 0
-#define CF_ABI_VERSION 0
+#define CF_ABI_VERSION 1
 
 /* Version of the library that was loaded: major * 1000000 + minor * 1000 + patch. */
 CF_API uint32_t cf_version(void);
 /* The same as text, "0.1.0"; static storage. */
 CF_API const char* cf_version_string(void);
-/* CF_ABI_VERSION of the library that was loaded. ABI 0 is free to change; compare it with the header's before any other call. */
+/* CF_ABI_VERSION of the library that was loaded; compare it with the header's before any other call. Within one ABI version
+ * functions, constants and fields at the end of structs are added, and nothing else changes. */
 CF_API uint32_t cf_abi_version(void);
 
 /* ---- Status and errors ---------------------------------------------------------------------------------------------- */
@@ -86,7 +87,7 @@ CF_API uint32_t cf_abi_version(void);
 typedef int32_t cf_status; /* values are never renumbered */
 enum {
   CF_OK = 0,
-  CF_NOT_READY = 1,               /* not an error: enqueued work has not finished (cf_session_query) */
+  CF_NOT_READY = 1,               /* not an error: enqueued work has not finished (cf_session_poll) */
   CF_ERROR_INVALID_ARGUMENT = 2,  /* an argument is NULL, out of range or inconsistent */
   CF_ERROR_OUT_OF_MEMORY = 3,     /* host or device memory could not be allocated */
   CF_ERROR_IO = 4,                /* a file could not be opened or read */
@@ -156,7 +157,10 @@ CF_API cf_status cf_cancellation_create(cf_cancellation** cancellation);
  * or layer (loading) with CF_ERROR_CANCELLED, until cf_cancellation_reset. Safe from any thread and from a signal
  * handler; leaves cf_last_error as it is. */
 CF_API cf_status cf_cancellation_request(cf_cancellation* cancellation);
+/* Lowers the flag. Safe from any thread; a call that runs meanwhile may or may not have seen it raised. */
 CF_API cf_status cf_cancellation_reset(cf_cancellation* cancellation);
+/* *requested: 1 if the flag is raised, 0 if not. Safe from any thread. */
+CF_API cf_status cf_cancellation_requested(const cf_cancellation* cancellation, int32_t* requested);
 /* Must not be called while a call that was given it is running. */
 CF_API cf_status cf_cancellation_destroy(cf_cancellation* cancellation);
 
@@ -488,10 +492,11 @@ typedef struct cf_session_info {
   int64_t capacity_tokens;
   int64_t n_pages;          /* held in the pool, shared ones included */
   uint64_t workspace_bytes; /* allocated for this session besides its pages */
+  void* stream;             /* CUDA: the cudaStream_t that its work is enqueued on: the caller's, or its own, valid as long as it is; CPU: NULL */
 } cf_session_info;
 
 CF_API cf_status cf_session_info_init(cf_session_info* info, size_t struct_size);
-CF_API cf_status cf_session_query_info(const cf_session* session, cf_session_info* info);
+CF_API cf_status cf_session_query(const cf_session* session, cf_session_info* info);
 
 typedef struct cf_memory_estimate {
   uint32_t struct_size;
@@ -602,10 +607,10 @@ CF_API cf_status cf_tap_init(cf_tap* tap, size_t struct_size);
 
 typedef struct cf_step_options {
   uint32_t struct_size;
-  int32_t sample;      /* 1 (default): sample a token after the last position; 0: leave none pending (for the first
+  int32_t sample;            /* 1 (default): sample a token after the last position; 0: leave none pending (for the first
                               calls of a prompt given in pieces) */
-  cf_outputs* outputs; /* NULL: none */
-  const cf_tap* taps;  /* n_taps descriptors (at most 65536) that lie struct_size of the first apart; may be NULL if n_taps is 0 */
+  const cf_outputs* outputs; /* NULL: none. The arrays that it names are written, not the struct */
+  const cf_tap* taps;        /* n_taps descriptors (at most 65536) that lie struct_size of the first apart; may be NULL if n_taps is 0 */
   size_t n_taps;
   cf_progress_fn progress; /* cf_prefill, cf_decode_steps; may be NULL */
   void* progress_user;
@@ -646,15 +651,15 @@ typedef struct cf_result {
 
 CF_API cf_status cf_result_init(cf_result* result, size_t struct_size);
 /* Fetches the session's status and returns it, its sentence to be had from cf_last_error; a failed session works again
- * afterwards. result (may be NULL) is written whatever the status. cf_session_query answers CF_NOT_READY, and fetches
+ * afterwards. result (may be NULL) is written whatever the status. cf_session_poll answers CF_NOT_READY, and fetches
  * nothing, while work is unfinished. */
-CF_API cf_status cf_session_query(cf_session* session, cf_result* result);
+CF_API cf_status cf_session_poll(cf_session* session, cf_result* result);
 CF_API cf_status cf_session_wait(cf_session* session, cf_result* result);
 
-/* Copies the tokens at positions from, from + 1, ... : those cached, then the pending one. At most capacity; *n_tokens
+/* Copies the tokens at positions from, from + 1, ... : those cached, then the pending one. At most capacity_tokens; *n_tokens
  * receives how many were copied (0 if there are none yet). May be called from any thread while steps run, to show tokens as
  * they are made. CF_ERROR_INVALID_ARGUMENT if from is negative. */
-CF_API cf_status cf_session_tokens(const cf_session* session, int64_t from, int32_t* tokens, size_t capacity, size_t* n_tokens);
+CF_API cf_status cf_session_tokens(const cf_session* session, int64_t from, int32_t* tokens, size_t capacity_tokens, size_t* n_tokens);
 
 /* Goes back to `position` cached positions (0 .. the present one), as if nothing after it had happened: the token that stood
  * there becomes the pending one. Pages no longer needed return to the pool, unless reserved. CF_ERROR_BUSY while work is

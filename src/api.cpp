@@ -278,6 +278,14 @@ cf_status cf_cancellation_reset(cf_cancellation* cancellation) {
   });
 }
 
+cf_status cf_cancellation_requested(const cf_cancellation* cancellation, int32_t* requested) {
+  return guarded(nullptr, [&] {
+    check_pointer(cancellation, "cancellation");
+    check_pointer(requested, "requested");
+    *requested = is_cancelled(cancellation);
+  });
+}
+
 cf_status cf_cancellation_destroy(cf_cancellation* cancellation) { return destroy(cancellation); }
 
 // ---- Contexts
@@ -420,7 +428,7 @@ cf_status cf_session_create(cf_model* model, const cf_session_options* options, 
 
 cf_status cf_session_destroy(cf_session* session) { return destroy(session); }
 
-cf_status cf_session_query_info(const cf_session* session, cf_session_info* info) {
+cf_status cf_session_query(const cf_session* session, cf_session_info* info) {
   return on(session, "session", [&](const Session& s) { give(info, "info", [&](cf_session_info& value) { s.query(value); }); });
 }
 
@@ -500,16 +508,16 @@ static cf_status fetch(cf_session* session, bool wait, cf_result* result) {
   return status == CF_OK && !ready ? cf_status{CF_NOT_READY} : status;
 }
 
-cf_status cf_session_query(cf_session* session, cf_result* result) { return fetch(session, false, result); }
+cf_status cf_session_poll(cf_session* session, cf_result* result) { return fetch(session, false, result); }
 
 cf_status cf_session_wait(cf_session* session, cf_result* result) { return fetch(session, true, result); }
 
-cf_status cf_session_tokens(const cf_session* session, int64_t from, int32_t* tokens, size_t capacity, size_t* n_tokens) {
+cf_status cf_session_tokens(const cf_session* session, int64_t from, int32_t* tokens, size_t capacity_tokens, size_t* n_tokens) {
   return on(session, "session", [&](const Session& s) {
     check_pointer(n_tokens, "n_tokens");
-    if (capacity) check_pointer(tokens, "tokens");
+    if (capacity_tokens) check_pointer(tokens, "tokens");
     if (from < 0) fail(CF_ERROR_INVALID_ARGUMENT, "from is ", from);
-    *n_tokens = s.tokens(from, tokens, capacity);
+    *n_tokens = s.tokens(from, tokens, capacity_tokens);
   });
 }
 

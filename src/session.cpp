@@ -290,6 +290,7 @@ void Session::query(cf_session_info& info) const {
   info.capacity_tokens = capacity_;
   info.n_pages = int64_t(table_.pages.size());
   info.workspace_bytes = workspace_bytes();
+  info.stream = stream();
 }
 
 }  // namespace cf

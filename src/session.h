@@ -99,6 +99,7 @@ class Session {
   virtual void set_state(const SessionState& state) = 0;
   virtual uint64_t workspace_bytes() const = 0;
   virtual int32_t cluster_size() const { return 1; }
+  virtual void* stream() const { return nullptr; }
 
   // Makes the pages of positions first .. first + count - 1 ready to be written; false if the pool has no room.
   bool open_pages(int64_t first, int64_t count);

@@ -359,7 +359,7 @@ static void test_options_of_an_older_caller_have_defaults_for_what_they_lack(voi
   options.capacity_tokens = 16;
   OK(cf_session_create(model, &options, &made));
   OK(cf_session_info_init(&info, sizeof info));
-  OK(cf_session_query_info(made, &info));
+  OK(cf_session_query(made, &info));
   TEST_ASSERT_EQUAL_INT32(64, info.page_tokens);
   TEST_ASSERT_EQUAL_INT64(1, info.n_pages); /* reserved */
   cf_session_destroy(made);
@@ -397,7 +397,7 @@ static void test_results_that_were_not_initialised(void) {
   cf_result result = {0};
   FAILS(CF_ERROR_INVALID_ARGUMENT, "_init", cf_context_query(context, &context_info));
   FAILS(CF_ERROR_INVALID_ARGUMENT, "_init", cf_model_query(model, &model_info));
-  FAILS(CF_ERROR_INVALID_ARGUMENT, "_init", cf_session_query_info(session, &session_info));
+  FAILS(CF_ERROR_INVALID_ARGUMENT, "_init", cf_session_query(session, &session_info));
   FAILS(CF_ERROR_INVALID_ARGUMENT, "_init", cf_device_query(CF_DEVICE_CPU, 0, &device_info));
   FAILS(CF_ERROR_INVALID_ARGUMENT, "_init", cf_session_wait(session, &result));
 }
@@ -740,7 +740,7 @@ static void test_allocator_sees_all_memory_and_gets_it_back(void) {
   options.capacity_tokens = 64;
   OK(cf_session_create(loaded, &options, &shared));
   OK(cf_session_info_init(&session_info, sizeof session_info));
-  OK(cf_session_query_info(shared, &session_info));
+  OK(cf_session_query(shared, &session_info));
   TEST_ASSERT_EQUAL_UINT64(memory.bytes, model_info.weights_bytes + pool_info.allocated_bytes + session_info.workspace_bytes);
   TEST_ASSERT_EQUAL_UINT64(memory.bytes, query_context(counted).allocated_bytes);
   const int calls = memory.calls;
@@ -957,9 +957,18 @@ static void test_destroying_null_is_allowed(void) {
 static void test_cancellation_handles(void) {
   cf_cancellation* cancellation = NULL;
   OK(cf_cancellation_create(&cancellation));
+  int32_t requested = -1;
+  OK(cf_cancellation_requested(cancellation, &requested));
+  TEST_ASSERT_EQUAL_INT32(0, requested);
   OK(cf_cancellation_request(cancellation));
   OK(cf_cancellation_request(cancellation));
+  OK(cf_cancellation_requested(cancellation, &requested));
+  TEST_ASSERT_EQUAL_INT32(1, requested);
   OK(cf_cancellation_reset(cancellation));
+  OK(cf_cancellation_requested(cancellation, &requested));
+  TEST_ASSERT_EQUAL_INT32(0, requested);
+  FAILS(CF_ERROR_INVALID_ARGUMENT, "cancellation is NULL", cf_cancellation_requested(NULL, &requested));
+  FAILS(CF_ERROR_INVALID_ARGUMENT, "requested is NULL", cf_cancellation_requested(cancellation, NULL));
   OK(cf_cancellation_destroy(cancellation));
   FAILS(CF_ERROR_INVALID_ARGUMENT, "cancellation is NULL", cf_cancellation_create(NULL));
   FAILS(CF_ERROR_INVALID_ARGUMENT, "cancellation is NULL", cf_cancellation_reset(NULL));
@@ -1008,7 +1017,7 @@ static void test_null_handles(void) {
   REFUSES("model is NULL", cf_kv_pool_create(NULL, &pool_options, &made_pool));
   REFUSES("pool is NULL", cf_kv_pool_query(NULL, &pool_info));
   REFUSES("model is NULL", cf_session_create(NULL, NULL, &made));
-  REFUSES("session is NULL", cf_session_query_info(NULL, &session_info));
+  REFUSES("session is NULL", cf_session_query(NULL, &session_info));
   REFUSES("session is NULL", cf_session_set_sampler(NULL, NULL));
   REFUSES("session is NULL", cf_session_set_allowed_tokens(NULL, NULL, 0));
   REFUSES("session is NULL", cf_prefill(NULL, &token, 1, NULL));
@@ -1017,7 +1026,7 @@ static void test_null_handles(void) {
   REFUSES("session is NULL", cf_decode_positions(NULL, &token, 1, NULL));
   REFUSES("sessions", cf_decode_batch(NULL, 1, NULL, NULL));
   REFUSES("sessions", cf_decode_batch(&made, 1, NULL, NULL)); /* made is NULL */
-  REFUSES("session is NULL", cf_session_query(NULL, NULL));
+  REFUSES("session is NULL", cf_session_poll(NULL, NULL));
   REFUSES("session is NULL", cf_session_wait(NULL, NULL));
   REFUSES("session is NULL", cf_session_tokens(NULL, 0, &token, 1, &n));
   REFUSES("session is NULL", cf_session_truncate(NULL, 0));
@@ -1058,7 +1067,7 @@ static void test_null_results_and_arguments(void) {
   REFUSES("estimate is NULL", cf_model_estimate(context, &config, CF_DTYPE_F32, NULL, NULL, NULL));
   REFUSES("pool is NULL", cf_kv_pool_create(model, NULL, NULL));
   REFUSES("session is NULL", cf_session_create(model, NULL, NULL));
-  REFUSES("info is NULL", cf_session_query_info(session, NULL));
+  REFUSES("info is NULL", cf_session_query(session, NULL));
   REFUSES("tokens is NULL", cf_prefill(session, NULL, 1, NULL));
   REFUSES("tokens is NULL", cf_decode_positions(session, NULL, 1, NULL));
   REFUSES("n_tokens is NULL", cf_session_tokens(session, 0, &token, 1, NULL));

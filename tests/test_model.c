@@ -905,7 +905,7 @@ static void expect_exact_estimate(cf_dtype weight_dtype, int64_t capacity, int32
   OK(cf_session_create(model, &session_options, &session));
   TEST_ASSERT_EQUAL_UINT64(estimate.weights_bytes + estimate.kv_bytes + estimate.workspace_bytes, allocated_bytes());
   OK(cf_session_info_init(&session_info, sizeof session_info));
-  OK(cf_session_query_info(session, &session_info));
+  OK(cf_session_query(session, &session_info));
   TEST_ASSERT_EQUAL_UINT64(estimate.workspace_bytes, session_info.workspace_bytes);
   TEST_ASSERT_EQUAL_UINT64(estimate.kv_bytes, estimate.page_bytes * (uint64_t)session_info.n_pages);
   const uint64_t kv_size = kv_dtype == CF_DTYPE_F16 || kv_dtype == CF_DTYPE_BF16 ? 2 : 4;

@@ -144,7 +144,7 @@ static State state_of(cf_session* session) {
   State state{};
   cf_session_tokens(session, 0, state.tokens, 64, &state.n);
   cf_session_info_init(&state.info, sizeof state.info);
-  cf_session_query_info(session, &state.info);
+  cf_session_query(session, &state.info);
   return state;
 }
 

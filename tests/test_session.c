@@ -358,9 +358,9 @@ static void test_steps_are_counted_until_they_are_fetched(void) {
   TEST_ASSERT_EQUAL_INT64(0, result.n_steps);
   OK(cf_decode_steps(session, 2, NULL));
   OK(cf_result_init(&result, sizeof result));
-  OK(cf_session_query(session, &result)); /* on the CPU nothing is ever unfinished */
+  OK(cf_session_poll(session, &result)); /* on the CPU nothing is ever unfinished */
   TEST_ASSERT_EQUAL_INT64(2, result.n_steps);
-  OK(cf_session_query(session, NULL));
+  OK(cf_session_poll(session, NULL));
   cf_session_destroy(session);
 }
 
@@ -437,7 +437,7 @@ static void test_truncating_equals_never_having_gone_further(void) {
     expect_same_logits(&reference, &other, (size_t)position, 1, "again");
     cf_session_info info;
     OK(cf_session_info_init(&info, sizeof info));
-    OK(cf_session_query_info(session, &info));
+    OK(cf_session_query(session, &info));
     TEST_ASSERT_EQUAL_INT64((position + 1 + 15) / 16, info.n_pages);
   }
   cf_session_destroy(session);
@@ -542,7 +542,7 @@ static void test_a_session_of_default_options(void) {
   cf_session_info info;
   OK(cf_session_create(model, NULL, &session));
   OK(cf_session_info_init(&info, sizeof info));
-  OK(cf_session_query_info(session, &info));
+  OK(cf_session_query(session, &info));
   TEST_ASSERT_EQUAL_INT32(CF_LAUNCH_AUTO, info.launch_mode);
   TEST_ASSERT_EQUAL_INT32(1, info.cluster_size);
   TEST_ASSERT_EQUAL_INT32(64, info.page_tokens);
@@ -551,8 +551,9 @@ static void test_a_session_of_default_options(void) {
   TEST_ASSERT_EQUAL_INT64(tiny.max_position_embeddings, info.capacity_tokens);
   TEST_ASSERT_EQUAL_INT64(2, info.n_pages);
   TEST_ASSERT_GREATER_THAN(0, info.workspace_bytes);
+  TEST_ASSERT_NULL(info.stream);
   OK(cf_prefill(session, prompt, 3, NULL));
-  OK(cf_session_query_info(session, &info));
+  OK(cf_session_query(session, &info));
   TEST_ASSERT_EQUAL_INT64(3, info.position);
   cf_session_destroy(session);
 }

@@ -391,8 +391,8 @@ static void test_a_session_in_a_call_is_busy(void) {
   BUSY(cf_session_set_sampler(held.session, NULL));
   BUSY(cf_session_set_allowed_tokens(held.session, NULL, 0));
   BUSY(cf_session_wait(held.session, NULL));
-  BUSY(cf_session_query(held.session, NULL));
-  BUSY(cf_session_query_info(held.session, &info));
+  BUSY(cf_session_poll(held.session, NULL));
+  BUSY(cf_session_query(held.session, &info));
   both[0] = idle;
   both[1] = held.session;
   BUSY(cf_decode_batch(both, 2, (int32_t[]){1, 1}, NULL));

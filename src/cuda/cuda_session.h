@@ -48,6 +48,7 @@ class CudaSession : private PinnedLog, public HostSession {
   std::unique_ptr<Graph> capture_steps(int64_t n_steps) override;
   uint64_t workspace_bytes() const override { return layout_.end; }
   int32_t cluster_size() const override { return shape_.cluster_size; }
+  void* stream() const override { return stream_; }
 
  private:
   class CapturedSteps;

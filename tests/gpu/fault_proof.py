@@ -471,7 +471,7 @@ def lost_calls(world, context, model, session, pool):
     saved = session.saved_before
     calls = {"cf_prefill": lambda: session.prefill([1], all_rows=False), "cf_decode_step": session.step, "cf_decode_steps": lambda: session.steps(2),
             "cf_decode_positions": lambda: session.positions([1, 2]), "cf_decode_batch": lambda: decode_batch([session]),
-            "cf_session_wait": session.wait, "cf_session_query": lambda: session.query("cf_session_query", "cf_result"),
+            "cf_session_wait": session.wait, "cf_session_poll": lambda: session.query("cf_session_poll", "cf_result"),
             "cf_session_truncate": lambda: session.truncate(1), "cf_session_fork": lambda: session.fork(1), "cf_session_save": session.save,
             "cf_session_set_sampler": session.sampler, "cf_session_create": lambda: model.session(64), "cf_session_restore": lambda: model.restore(saved, 64),
             "cf_kv_pool_create": lambda: model.pool(64), "cf_model_load": lambda: context.load(world.tiny), "cf_graph_capture": session.capture}

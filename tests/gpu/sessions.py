@@ -193,7 +193,7 @@ class Session(Handle):
         return Graph(self.library, self.library.create("cf_graph_capture", self.handle, ctypes.byref(options)))
 
     def info(self):
-        return self.query("cf_session_query_info", "cf_session_info")
+        return self.query("cf_session_query", "cf_session_info")
 
 
 def decode_batch(sessions, tokens=None):

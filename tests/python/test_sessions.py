@@ -148,7 +148,7 @@ def test_enqueued_steps(session):
     session.enqueue_steps(3)
     step = session.wait()
     assert (step.n_steps, step.token) == (4, ANSWER[4])
-    assert session.query().n_steps == 0
+    assert session.poll().n_steps == 0
     session.enqueue_steps(2000)
     with pytest.raises(cf.CacheFullError):
         session.wait()
@@ -321,7 +321,9 @@ def test_log_goes_to_logging(caplog):
 def test_cancellation(session):
     flag = cf.Cancellation()
     session.prefill(PROMPT, cancellation=flag)
+    assert not flag.requested
     flag.request()
+    assert flag.requested
     with pytest.raises(cf.CancelledError):
         session.decode_steps(5, cancellation=flag)
     with pytest.raises(cf.CancelledError):

@@ -107,6 +107,7 @@ def test_the_callers_stream(model):
         session = model.session(capacity_tokens=CAPACITY, stream=torch.cuda.current_stream())
     session.prefill(prompt(model))
     assert session.decode_steps(4).token == expected[3]
+    assert session.info.stream == stream.cuda_stream and session.fork(0, reserve=False).info.stream not in (None, stream.cuda_stream)
     assert session.options.stream is not None and session.fork(0, reserve=False).options.stream is None
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):

@@ -158,7 +158,7 @@ static UNITY_UNUSED struct state state_of(cf_session* session) {
   state.result.n_steps = 0;
   OK(cf_session_tokens(session, 0, state.tokens, LENGTH, &state.n_tokens));
   OK(cf_session_info_init(&state.info, sizeof state.info));
-  OK(cf_session_query_info(session, &state.info));
+  OK(cf_session_query(session, &state.info));
   return state;
 }
 

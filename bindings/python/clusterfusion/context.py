@@ -121,3 +121,10 @@ class Cancellation(Handle):
     def reset(self) -> None:
         """Lowers the flag."""
         check(lib.cf_cancellation_reset(self.handle))
+
+    @property
+    def requested(self) -> bool:
+        """Whether the flag is raised."""
+        value = ffi.new("int32_t*")
+        check(lib.cf_cancellation_requested(self.handle, value))
+        return bool(value[0])

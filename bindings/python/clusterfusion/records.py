@@ -136,6 +136,7 @@ class SessionInfo:
     capacity_tokens: int
     n_pages: int  # held in the pool, shared ones included
     workspace_bytes: int  # allocated for this session besides its pages
+    stream: int | None  # CUDA: the cudaStream_t that its work is enqueued on, valid as long as the session; CPU: None
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,8 @@ def record(cls: type[_Record], struct: Any, **given: Any) -> _Record:
             value = bool(value)
         elif each.type in _TYPES:
             value = _TYPES[str(each.type)](value)
+        elif each.name == "stream":
+            value = int(ffi.cast("uintptr_t", value)) or None
         values[each.name] = value
     return cls(**values)
 

@@ -140,7 +140,7 @@ class Session(Handle):
 
     def enqueue_step(self, token: int = PENDING) -> None:
         """`decode_step` without waiting: on CUDA it only enqueues, or adds to the capture that the session's stream is in. What it came
-        to is told by `wait` or `query`; until then a step that failed keeps later ones from doing anything."""
+        to is told by `wait` or `poll`; until then a step that failed keeps later ones from doing anything."""
         check(lib.cf_decode_step(self.handle, integer(token, "token", bits=32), ffi.NULL))
 
     def enqueue_steps(self, n_steps: int) -> None:
@@ -152,9 +152,9 @@ class Session(Handle):
         check(lib.cf_session_wait(self.handle, self._result))
         return self._fill(Step())
 
-    def query(self) -> Step | None:
+    def poll(self) -> Step | None:
         """As `wait`, without waiting: None while steps are running."""
-        status = lib.cf_session_query(self.handle, self._result)
+        status = lib.cf_session_poll(self.handle, self._result)
         if status == Status.NOT_READY:
             return None
         check(status)
@@ -251,7 +251,7 @@ class Session(Handle):
 
     @property
     def info(self) -> SessionInfo:
-        return queried(SessionInfo, lib.cf_session_query_info, self.handle, "cf_session_info")
+        return queried(SessionInfo, lib.cf_session_query, self.handle, "cf_session_info")
 
     @property
     def position(self) -> int:
