@@ -143,7 +143,7 @@ for stage in $stages; do
   [[ " $all_stages " == *" $stage "* ]] || { complain "'$stage' is not a stage; there are: $all_stages"; exit 2; }
 done
 
-if ! need_packages cmake g++ ninja-build pkg-config binutils dpkg-dev file python3 python3-venv libhwy-dev nlohmann-json3-dev clang-14 libclang-rt-14-dev clang-format-14 clang-tidy-14 ||
+if ! need_packages cmake g++ ninja-build pkg-config binutils abigail-tools dpkg-dev file python3 python3-venv libhwy-dev nlohmann-json3-dev clang-14 libclang-rt-14-dev clang-format-14 clang-tidy-14 ||
   ! need_python tests/requirements.txt; then
   count failed "set-up"
   finish
