@@ -30,8 +30,8 @@
  *            pointers are untouched unless their call says otherwise, and cf_last_error has a sentence that names what
  *            was wrong. Any call may return CF_ERROR_INVALID_ARGUMENT (a NULL or impossible argument),
  *            CF_ERROR_OUT_OF_MEMORY, CF_ERROR_DEVICE_LOST (the context's device failed earlier; destroy the context) and
- *            CF_ERROR_INTERNAL (a defect of the library); the comments name the others. The library never prints,
- *            aborts, exits or throws.
+ *            CF_ERROR_INTERNAL (a defect of the library), and any call on a session CF_ERROR_BUSY (it is in another call);
+ *            the comments name the others. The library never prints, aborts, exits or throws.
  * Enqueued   Prefill and decode calls only enqueue: their return value covers what can be known from the arguments.
  * is not     Whether the step itself succeeded is known on the device, and is fetched by cf_session_poll (never blocks)
  * done       or cf_session_wait (blocks). A step that fails (cache full, logits not finite, cancelled) advances nothing,
@@ -41,13 +41,15 @@
  *            sets the defaults. Passing NULL for an options pointer means all defaults. A larger struct from a newer
  *            header is accepted if what this library does not know is zero; otherwise CF_ERROR_INVALID_ARGUMENT.
  * Ownership  Arguments are copied before a call returns unless its comment says otherwise. Handles are reference
- *            counted inside: destroying a parent before its children is safe, its memory goes with the last child.
+ *            counted inside: destroying a parent before its children is safe, its memory goes with the last child. So a
+ *            context's callbacks, with what their `user` points to, must stay valid until all that was made from it is destroyed.
  *            Every *_destroy accepts NULL.
- * Threads    Different handles may be used from different threads at once. A context and a loaded model may be shared by
- *            threads freely. One session, graph or pool must not be in two calls at once, except cf_session_tokens and
- *            the calls of a cf_cancellation, which may be called from any thread at any time.
- * Callbacks  Run on the thread that is inside the library call, never after it has returned. They must not call the
- *            library, except cf_version, cf_status_name and cf_cancellation_request, and must not throw or longjmp.
+ * Threads    Different handles may be used from different threads at once. A context, a loaded model and a pool may be shared
+ *            by threads freely. A session must not be in two calls at once, those of its graphs included: the second call
+ *            answers CF_ERROR_BUSY. cf_session_tokens and cf_cancellation_request, _requested and _reset may be called from any
+ *            thread at any time. Destroying a handle must be the last call on it. After fork() a child may not use handles.
+ * Callbacks  Run on the thread that is inside the library call, never after it has returned. They must not call the library,
+ *            except the four calls that only name things, cf_cancellation_request and _requested; nor throw or longjmp.
  * Units      Names carry them: _bytes, _tokens, _ms. Shapes are row-major, outermost dimension first; strides count elements.
  * Addresses  "device-accessible" means host memory on the CPU backend and memory of the context's device on CUDA.
  */
@@ -109,9 +111,10 @@ enum {
 /* "CF_ERROR_IO" for CF_ERROR_IO, "CF_UNKNOWN_STATUS" for a number that is none; static storage. */
 CF_API const char* cf_status_name(cf_status status);
 
-/* Copies the sentence of the calling thread's last call that failed, NUL-terminated and cut to capacity bytes, into
- * buffer. *length_bytes (may be NULL) receives its length without the NUL. Sentences are at most 1024 bytes long. buffer may be NULL if capacity is 0.
- * Stays until the thread's next failing call. Always CF_OK, unless buffer is NULL and capacity is not 0. */
+/* Copies the sentence of the calling thread's last call that failed into buffer, cut to capacity_bytes - 1 bytes and a NUL; it is
+ * empty before the first one. *length_bytes (may be NULL) receives its uncut length without the NUL, which is at most 1024. buffer may
+ * be NULL if capacity_bytes is 0. Stays until the thread's next failing call. Always CF_OK, unless buffer is NULL and capacity_bytes is
+ * not 0: CF_ERROR_INVALID_ARGUMENT, which leaves the sentence as it is. */
 CF_API cf_status cf_last_error(char* buffer, size_t capacity_bytes, size_t* length_bytes);
 
 /* ---- Devices -------------------------------------------------------------------------------------------------------- */
@@ -155,17 +158,17 @@ typedef struct cf_cancellation cf_cancellation;
 CF_API cf_status cf_cancellation_create(cf_cancellation** cancellation);
 /* Raises the flag: calls that hold it stop at the next layer boundary (CPU), launch boundary or piece of a prompt (CUDA)
  * or layer (loading) with CF_ERROR_CANCELLED, until cf_cancellation_reset. Safe from any thread and from a signal
- * handler; leaves cf_last_error as it is. */
+ * handler; leaves cf_last_error as it is, also where it answers CF_ERROR_INVALID_ARGUMENT to NULL. */
 CF_API cf_status cf_cancellation_request(cf_cancellation* cancellation);
 /* Lowers the flag. Safe from any thread; a call that runs meanwhile may or may not have seen it raised. */
 CF_API cf_status cf_cancellation_reset(cf_cancellation* cancellation);
 /* *requested: 1 if the flag is raised, 0 if not. Safe from any thread. */
 CF_API cf_status cf_cancellation_requested(const cf_cancellation* cancellation, int32_t* requested);
-/* Must not be called while a call that was given it is running. */
+/* The calls that were given it must have ended, and the status of steps that were must have been fetched. */
 CF_API cf_status cf_cancellation_destroy(cf_cancellation* cancellation);
 
-/* Reports that `done` of `total` units (bytes when loading, positions in prefill, steps in cf_decode_steps) are finished.
- * A return value other than 0 cancels the call. */
+/* Reports that `done` of this call's `total` units (bytes when loading, positions in prefill, steps in cf_decode_steps) are
+ * finished, as they are: how often is up to the library. A return value other than 0 cancels the call. */
 typedef int32_t (*cf_progress_fn)(void* user, uint64_t done, uint64_t total);
 
 /* ---- Context -------------------------------------------------------------------------------------------------------- */
@@ -190,7 +193,7 @@ typedef struct cf_context_options {
   uint32_t struct_size;
   cf_device_kind device_kind; /* default CF_DEVICE_CPU */
   int32_t n_devices;          /* 0: device 0. More than one is CF_ERROR_UNSUPPORTED for now */
-  int32_t cpu_threads;        /* CPU: threads per call, the caller's included; 0: all that the process may use */
+  int32_t cpu_threads;        /* CPU: threads per call, the caller's included, at most 1024; 0: all that the process may use */
   const int32_t* devices;     /* n_devices ordinals, each once; NULL if n_devices is 0 */
   cf_cpu_isa cpu_isa;         /* CPU: forces an instruction set; CF_ERROR_UNSUPPORTED if this machine lacks it */
   cf_log_level log_level;     /* messages above it are dropped; default CF_LOG_INFO */
@@ -199,7 +202,7 @@ typedef struct cf_context_options {
   cf_allocate_fn allocate; /* NULL: the library's own. Both or neither */
   cf_free_fn free;
   void* allocator_user;
-  uint32_t device_wait_limit_ms;    /* CUDA: bound of every device-side wait, then CF_ERROR_DEVICE_LOST; default 1000 */
+  uint32_t device_wait_limit_ms;    /* CUDA: bound of every device-side wait, then CF_ERROR_DEVICE_LOST; at least 1, default 1000 */
   uint32_t reserved;                /* 0 */
   uint64_t prefill_workspace_bytes; /* CUDA: what prompts may take besides weights and sessions, for each model; default 256 MiB. With
                                        less they go through the model in shorter pieces, to the same bits; CF_ERROR_UNSUPPORTED at a
@@ -222,13 +225,14 @@ typedef struct cf_context_info {
   int32_t cpu_threads; /* CPU: as resolved */
   cf_cpu_isa cpu_isa;  /* CPU: as resolved */
   int32_t reserved;
-  uint64_t allocated_bytes; /* held now through the allocator, over all devices */
-  uint64_t peak_bytes;      /* the most that was ever held */
+  uint64_t allocated_bytes; /* held now through the allocator, over the host and all devices */
+  uint64_t peak_bytes;      /* the most that was ever held of each, added up */
 } cf_context_info;
 
 CF_API cf_status cf_context_info_init(cf_context_info* info, size_t struct_size);
 CF_API cf_status cf_context_query(const cf_context* context, cf_context_info* info);
-/* As cf_last_error, for the last failing call on this context or anything made from it, by any thread. */
+/* As cf_last_error, for the last failing call on this context or anything made from it, by any thread: not necessarily the one
+ * that the caller has in mind, where several threads use it. What fails in this call itself is cf_last_error's. */
 CF_API cf_status cf_context_last_error(const cf_context* context, char* buffer, size_t capacity_bytes, size_t* length_bytes);
 
 /* ---- Model description ---------------------------------------------------------------------------------------------- */
@@ -303,9 +307,9 @@ typedef struct cf_model_options {
   uint32_t struct_size;
   cf_dtype weight_dtype;   /* AUTO: CPU keeps matrices as stored; CUDA keeps F16 and BF16 and rounds F32 to F16, and logs it.
                             F16 or BF16: round to it. F32: CPU only */
-  cf_progress_fn progress; /* NULL: none. Bytes of weights read */
+  cf_progress_fn progress; /* cf_model_load, cf_model_reload: bytes of weights read; NULL: none */
   void* progress_user;
-  cf_cancellation* cancellation; /* NULL: none. Held during the call only */
+  cf_cancellation* cancellation; /* cf_model_load, cf_model_reload: held during the call only; NULL: none */
 } cf_model_options;
 
 CF_API cf_status cf_model_options_init(cf_model_options* options, size_t struct_size);
@@ -319,7 +323,8 @@ CF_API cf_status cf_model_load(cf_context* context, const char* directory, const
 
 /* Replaces every weight of a loaded model by those of another directory with the same configuration (for instance another
  * revision), all or nothing: both copies exist during the call. Sessions keep their KV, which belongs to the old weights:
- * truncate them to 0. CF_ERROR_MISMATCH if the configuration differs, CF_ERROR_BUSY while another call uses this model. */
+ * truncate them to 0. CF_ERROR_MISMATCH if the configuration differs, or weight_dtype from what the model was made with (AUTO never
+ * does); CF_ERROR_BUSY while another call uses this model; else as cf_model_load. */
 CF_API cf_status cf_model_reload(cf_model* model, const char* directory, const cf_model_options* options);
 
 /* An empty model, to be filled by cf_load_layer and cf_load_globals. CF_ERROR_UNSUPPORTED for a shape that the
@@ -413,12 +418,12 @@ typedef struct cf_kv_pool_options {
   cf_dtype kv_dtype;   /* AUTO: F32 on the CPU, F16 on CUDA. Or F32 (CPU only), F16, BF16 */
   int32_t page_tokens; /* positions per page: 16, 32, 64, 128 or 256; default 64 */
   int32_t reserved;
-  int64_t capacity_tokens; /* rounded up to whole pages; required */
+  int64_t capacity_tokens; /* 1 .. 2^40, rounded up to whole pages; required */
 } cf_kv_pool_options;
 
 CF_API cf_status cf_kv_pool_options_init(cf_kv_pool_options* options, size_t struct_size);
-/* Allocates all pages. Sessions of this model may share it. The pool's own calls and the sessions' steps may run on
- * different threads. */
+/* Allocates all pages. Sessions of this model may share it, and step on different threads. CF_ERROR_UNSUPPORTED for a kv_dtype that the
+ * backend lacks. */
 CF_API cf_status cf_kv_pool_create(cf_model* model, const cf_kv_pool_options* options, cf_kv_pool** pool);
 CF_API cf_status cf_kv_pool_destroy(cf_kv_pool* pool);
 
@@ -453,10 +458,10 @@ typedef struct cf_session_options {
   uint32_t struct_size;
   cf_launch_mode launch_mode;
   cf_kv_pool* pool;        /* NULL: a private pool of capacity_tokens */
-  int64_t capacity_tokens; /* the most positions this session may hold; 0: max_position_embeddings */
+  int64_t capacity_tokens; /* the most positions this session may hold, at most 2^31 - 1; 0: max_position_embeddings */
   int32_t reserve;         /* 1 (default): take the whole capacity from the pool now, so that no step allocates or finds it full */
-  int32_t page_tokens;     /* private pool: as in cf_kv_pool_options */
-  cf_dtype kv_dtype;       /* private pool: as in cf_kv_pool_options */
+  int32_t page_tokens;     /* private pool: as in cf_kv_pool_options; not used with `pool` */
+  cf_dtype kv_dtype;       /* private pool: as in cf_kv_pool_options; not used with `pool` */
   int32_t cluster_size;    /* CUDA: CTAs per cluster, which hand each other parts of attention: 1, 2, 4, 8 or 16; the same bits with
                               each; 0: chosen by the library. CF_ERROR_UNSUPPORTED if the device cannot place such clusters of the
                               kernel, or a step of the model has work for fewer CTAs */
@@ -492,7 +497,7 @@ typedef struct cf_session_info {
   int64_t capacity_tokens;
   int64_t n_pages;          /* held in the pool, shared ones included */
   uint64_t workspace_bytes; /* allocated for this session besides its pages */
-  void* stream;             /* CUDA: the cudaStream_t that its work is enqueued on: the caller's, or its own, valid as long as it is; CPU: NULL */
+  void* stream;             /* CUDA: the cudaStream_t that its work is enqueued on: the caller's, or its own, which ends with it; CPU: NULL */
 } cf_session_info;
 
 CF_API cf_status cf_session_info_init(cf_session_info* info, size_t struct_size);
@@ -608,7 +613,7 @@ CF_API cf_status cf_tap_init(cf_tap* tap, size_t struct_size);
 typedef struct cf_step_options {
   uint32_t struct_size;
   int32_t sample;            /* 1 (default): sample a token after the last position; 0: leave none pending (for the first
-                              calls of a prompt given in pieces) */
+                                calls of a prompt given in pieces) */
   const cf_outputs* outputs; /* NULL: none. The arrays that it names are written, not the struct */
   const cf_tap* taps;        /* n_taps descriptors (at most 65536) that lie struct_size of the first apart; may be NULL if n_taps is 0 */
   size_t n_taps;
@@ -622,22 +627,25 @@ CF_API cf_status cf_step_options_init(cf_step_options* options, size_t struct_si
 /* The token a step is to feed: this one, or the one that the last step sampled. */
 enum { CF_TOKEN_PENDING = -1 };
 
-/* Appends n_tokens (at least 1) of a prompt at the session's position and samples the token that follows. Works in pieces
- * with fixed absolute boundaries: K and V do not depend on how a prompt was cut into calls. CF_ERROR_INVALID_ARGUMENT: a
- * token outside the vocabulary, or more than the capacity could ever hold. All or nothing. */
+/* Appends n_tokens (at least 1) of a prompt at the session's position and samples the token that follows. Works in pieces with fixed
+ * absolute boundaries: K and V do not depend on how a prompt was cut into calls. CF_ERROR_INVALID_ARGUMENT: a token outside the
+ * vocabulary, or more than the capacity could ever hold. What does not fit behind the present position fails when it runs, with
+ * CF_ERROR_CACHE_FULL. All or nothing. */
 CF_API cf_status cf_prefill(cf_session* session, const int32_t* tokens, size_t n_tokens, const cf_step_options* options);
-/* Feeds one token (or CF_TOKEN_PENDING) and samples the next. */
+/* Feeds one token (or CF_TOKEN_PENDING) and samples the next. CF_ERROR_INVALID_ARGUMENT, here and below: a token outside the vocabulary, or
+ * CF_TOKEN_PENDING where none is pending. */
 CF_API cf_status cf_decode_step(cf_session* session, int32_t token, const cf_step_options* options);
-/* n_steps steps that each feed what the one before sampled; ends early at a stop token. Finished steps are kept when one
- * fails or the call is cancelled; cf_result says how many. Once all steps are finished a cancellation
- * comes too late, and only the last progress call can still cancel. */
+/* n_steps (at least 1) steps, the first of which feeds the pending token and each other one what the one before sampled; several need
+ * `sample`. Ends early at a stop token. Finished steps are kept when one fails or the call is cancelled; cf_result says how many. Once
+ * all steps are finished a cancellation comes too late, and only the last progress call can still cancel. */
 CF_API cf_status cf_decode_steps(cf_session* session, int64_t n_steps, const cf_step_options* options);
 /* One step over n_tokens (1 .. 64) consecutive positions, with the weights read once and the bits that single steps
  * would give: verification of drafted tokens. tokens[0] may be CF_TOKEN_PENDING. The token sampled after each is in
  * outputs.row_tokens, the one after the last is pending; truncate to what was right. All or nothing. */
 CF_API cf_status cf_decode_positions(cf_session* session, const int32_t* tokens, size_t n_tokens, const cf_step_options* options);
-/* One step of each of n_sessions (1 .. 64) different sessions of one model, with the weights read once and the bits that each
- * would give alone. tokens: one per session, or NULL for CF_TOKEN_PENDING throughout. The sessions fail or advance each by itself. */
+/* One step of each of n_sessions (1 .. 64) different sessions of one model, with the weights read once and the bits that each would give
+ * alone. tokens: one per session, or NULL for CF_TOKEN_PENDING throughout. The sessions fail or advance each by itself, and each has a
+ * status to be fetched; a cancellation stops all. */
 CF_API cf_status cf_decode_batch(cf_session* const* sessions, size_t n_sessions, const int32_t* tokens, const cf_step_options* options);
 
 typedef struct cf_result {
@@ -650,9 +658,9 @@ typedef struct cf_result {
 } cf_result;
 
 CF_API cf_status cf_result_init(cf_result* result, size_t struct_size);
-/* Fetches the session's status and returns it, its sentence to be had from cf_last_error; a failed session works again
- * afterwards. result (may be NULL) is written whatever the status. cf_session_poll answers CF_NOT_READY, and fetches
- * nothing, while work is unfinished. */
+/* Fetches the session's status and returns it, its sentence to be had from cf_last_error; a failed session works again afterwards.
+ * result (may be NULL) is written whatever the status, unless the call itself is refused. cf_session_poll answers CF_NOT_READY, and
+ * fetches nothing, while work is unfinished. */
 CF_API cf_status cf_session_poll(cf_session* session, cf_result* result);
 CF_API cf_status cf_session_wait(cf_session* session, cf_result* result);
 
@@ -665,28 +673,29 @@ CF_API cf_status cf_session_tokens(const cf_session* session, int64_t from, int3
  * there becomes the pending one. Pages no longer needed return to the pool, unless reserved. CF_ERROR_BUSY while work is
  * unfinished. */
 CF_API cf_status cf_session_truncate(cf_session* session, int64_t position);
-/* A new session with the first `position` positions of this one (0 .. the present one), as if it had never gone further: the
- * token that stood there, or this session's pending one, is its pending token; sampler and mask are this one's, a failed status is
- * not. The two share pages until one of them writes to a page that both hold, and takes a copy. options: as for
- * cf_session_create; the fork always lives in this session's pool, so pool must be NULL or that one, and page_tokens and kv_dtype
+/* Waits for the session's enqueued work, and makes a new session with the first `position` positions of this one (0 .. the present one),
+ * as if it had never gone further: the token that stood there, or this session's pending one, is its pending token; sampler and mask are
+ * this one's, a failed status is not. The two share pages until one of them writes to a page that both hold, and takes a copy. options:
+ * as for cf_session_create; the fork always lives in this session's pool, so pool must be NULL or that one, and page_tokens and kv_dtype
  * are not used; NULL: this session's capacity, reserve, launch mode and cluster size. With `reserve` the copies are provided for;
- * without it a step that needs one may find the pool full.
- * CF_ERROR_CACHE_FULL if the pool cannot give what is to be reserved, or keep what is to be shared: a private pool has only room
- * for a fork if its session was created with reserve 0. */
+ * without it a step that needs one may find the pool full. CF_ERROR_CACHE_FULL if the pool cannot give what is to be reserved, or keep
+ * what is to be shared: a private pool has only room for a fork if its session was created with reserve 0. */
 CF_API cf_status cf_session_fork(cf_session* session, int64_t position, const cf_session_options* options, cf_session** fork);
 
-/* Writes tokens, KV, sampler, mask and position, with a format version, a checksum and the model's fingerprint, into buffer.
- * *size_bytes receives what is needed, also with CF_ERROR_BUFFER_TOO_SMALL; buffer NULL only asks. A saved session moves between
- * CPU and CUDA. The same state in pages of the same size gives the same bytes, however the session came to it. */
+/* Waits for the session's enqueued work, and writes tokens, KV, sampler, mask and position, with a format version, a checksum and the
+ * model's fingerprint, into buffer. *size_bytes receives what is needed, also with CF_ERROR_BUFFER_TOO_SMALL; buffer NULL only asks. A
+ * saved session moves between CPU and CUDA. The same state in pages of the same size gives the same bytes, however the session came to
+ * it. */
 CF_API cf_status cf_session_save(cf_session* session, void* buffer, size_t capacity_bytes, size_t* size_bytes);
-/* The same bytes into a file: all of them, or an older file stays. They are written to PATH.partial first, which must not exist.
- * A file that is replaced keeps its mode, a new one is for its owner alone; a symbolic link stays one. CF_ERROR_IO, also if PATH
- * is there and is not a regular file. CF_ERROR_MISMATCH (of cf_session_save too): the weights were changed after the session began. */
+/* The same bytes into a file: all of them, or an older file stays. They are written to PATH.partial first, which must not exist. A file
+ * that is replaced keeps its mode, a new one is for its owner alone; a symbolic link stays one. CF_ERROR_IO, also if PATH is there and
+ * is not a regular file. CF_ERROR_MISMATCH (of cf_session_save too): the weights were changed after the session began. */
 CF_API cf_status cf_session_save_file(cf_session* session, const char* path);
-/* A session that goes on where the saved one was. options: as for cf_session_create, except that kv_dtype AUTO is the saved one
- * in a private pool. With the same kv_dtype it gives the same bits, with any page_tokens; keys and values of another dtype are
- * converted. CF_ERROR_INVALID_FILE: not a saved session, of another version, or damaged. CF_ERROR_MISMATCH: of another model,
- * other weights or another weight_dtype (one damaged bit of the fingerprint looks the same). CF_ERROR_INVALID_ARGUMENT: more positions than the capacity. CF_ERROR_CACHE_FULL, CF_ERROR_NOT_LOADED, CF_ERROR_IO. */
+/* A session that goes on where the saved one was. options: as for cf_session_create, except that kv_dtype AUTO is the saved one in a
+ * private pool. With the same kv_dtype it gives the same bits, with any page_tokens; keys and values of another dtype are converted.
+ * CF_ERROR_INVALID_FILE: not a saved session, of another version, or damaged. CF_ERROR_MISMATCH: of another model, other weights or
+ * another weight_dtype (one damaged bit of the fingerprint looks the same). CF_ERROR_INVALID_ARGUMENT: more positions than the capacity.
+ * CF_ERROR_CACHE_FULL, CF_ERROR_NOT_LOADED, CF_ERROR_IO. */
 CF_API cf_status cf_session_restore(cf_model* model, const cf_session_options* options, const void* buffer, size_t size_bytes, cf_session** session);
 CF_API cf_status cf_session_restore_file(cf_model* model, const cf_session_options* options, const char* path, cf_session** session);
 

@@ -12,9 +12,11 @@
 
 namespace cf {
 
+constexpr size_t kSentenceBytes = 1024;  // the most that a sentence has, as the header says; a path in it may be longer
+
 // The calling thread's last error. Fixed storage: recording one must not fail.
 struct LastError {
-  char text[1024];
+  char text[kSentenceBytes];
   size_t length;
 };
 LastError& last_error();
@@ -27,6 +29,7 @@ void copy_text(std::string_view message, char* buffer, size_t capacity, size_t* 
 template <class Body>
 cf_status guarded(Context* context, Body body) noexcept {
   auto record = [context](std::string_view message) {
+    message = message.substr(0, kSentenceBytes);
     record_last_error(message);
     if (!context) return;
     try {

@@ -7,7 +7,7 @@
 #   format    layout of the sources (clang-format 14)
 #   tidy      clang-tidy 14 on the host code
 #   debug     gcc, -Og, assertions on; C, C++ and Python suites
-#   release   gcc, optimised; all suites, the library's ABI, programs outside the tree
+#   release   gcc, optimised; all suites, the library's ABI, packages, programs outside the tree
 #   sanitize  clang, AddressSanitizer and UndefinedBehaviorSanitizer; C and C++ suites
 #   tsan      gcc, ThreadSanitizer; C and C++ suites
 #   cuda      the CUDA backend for every target, without register spills; the GPU suites are skipped where there is no GPU
@@ -143,7 +143,7 @@ for stage in $stages; do
   [[ " $all_stages " == *" $stage "* ]] || { complain "'$stage' is not a stage; there are: $all_stages"; exit 2; }
 done
 
-if ! need_packages cmake g++ ninja-build pkg-config binutils python3 python3-venv libhwy-dev nlohmann-json3-dev clang-14 libclang-rt-14-dev clang-format-14 clang-tidy-14 ||
+if ! need_packages cmake g++ ninja-build pkg-config binutils abigail-tools dpkg-dev file python3 python3-venv libhwy-dev nlohmann-json3-dev clang-14 libclang-rt-14-dev clang-format-14 clang-tidy-14 ||
   ! need_python tests/requirements.txt; then
   count failed "set-up"
   finish

@@ -162,6 +162,22 @@ static void test_context_last_error_is_of_any_thread(void) {
   TEST_ASSERT_NOT_NULL(strstr(text, "layer is 99"));
 }
 
+/* Whatever a sentence names, such as a path, 1025 bytes hold it and its NUL. */
+static void test_sentences_are_at_most_1024_bytes(void) {
+  char path[3000], text[1025], of_context[1025];
+  size_t length = 0, context_length = 0;
+  cf_model* none = NULL;
+  memset(path, 'x', sizeof path);
+  path[sizeof path - 1] = 0;
+  TEST_ASSERT_EQUAL_INT32(CF_ERROR_IO, cf_model_load(context, path, NULL, &none));
+  OK(cf_last_error(text, sizeof text, &length));
+  OK(cf_context_last_error(context, of_context, sizeof of_context, &context_length));
+  TEST_ASSERT_EQUAL_size_t(1024, length);
+  TEST_ASSERT_EQUAL_size_t(1024, context_length);
+  TEST_ASSERT_EQUAL_size_t(1024, strlen(text));
+  TEST_ASSERT_EQUAL_STRING(text, of_context);
+}
+
 static void test_contexts_have_their_own_last_errors(void) {
   cf_context* other = make_cpu_context(NULL, NULL);
   char text[64] = "x";
@@ -1097,6 +1113,7 @@ int main(void) {
   RUN_TEST(test_success_keeps_the_last_error);
   RUN_TEST(test_last_error_is_the_threads_own);
   RUN_TEST(test_context_last_error_is_of_any_thread);
+  RUN_TEST(test_sentences_are_at_most_1024_bytes);
   RUN_TEST(test_contexts_have_their_own_last_errors);
   RUN_TEST(test_init_sets_the_size_and_zeroes_the_rest_of_a_larger_struct);
   RUN_TEST(test_init_stays_within_a_smaller_struct);

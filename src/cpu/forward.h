@@ -6,8 +6,8 @@
 #include "cpu/cpu_weights.h"
 #include "cpu/kernels.h"
 #include "cpu/taps.h"
-#include "thread_pool.h"
 #include "host_session.h"
+#include "thread_pool.h"
 
 namespace cf {
 

@@ -15,6 +15,8 @@ dialect() {
 }
 for standard in c99 c11 c17 c2x; do dialect "$cc" c $standard; done
 for standard in c++11 c++14 c++17 c++20 c++2b; do dialect "$cxx" c++ $standard; done
+# No struct has padding on a 64-bit machine: it would hold what callers left there, and a later field could come to lie in it.
+"$cc" -x c -std=c11 -Wpadded -Werror -fsyntax-only "$header" || fail "a struct has padding"
 # Nothing but the two headers that design allows.
 included=$(sed -nE 's/^ *# *include +(.*)$/\1/p' "$header" | sort | tr '\n' ' ')
 [ "$included" = "<stddef.h> <stdint.h> " ] || fail "the header includes $included"
