@@ -1,6 +1,7 @@
 #include "sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -151,6 +152,7 @@ int32_t Sampler::draw(const std::vector<float>& scaled, const std::vector<int32_
 }
 
 int32_t Sampler::sample(const float* logits, int64_t vocab_size, const int32_t* history, int64_t n_history, int64_t position, Work& work) const {
+  if (takes_likeliest()) return likeliest(logits, vocab_size);
   work.logits.assign(logits, logits + vocab_size);
   adjust(history, n_history, work.logits);
   const auto most = std::max_element(work.logits.begin(), work.logits.end());  // the first of equals
@@ -168,9 +170,30 @@ int32_t Sampler::sample(const float* logits, int64_t vocab_size, const int32_t* 
   return draw(work.logits, work.candidates, position);
 }
 
+int32_t likeliest(const float* logits, int64_t vocab_size) {
+  constexpr int64_t kLanes = 16, kBlock = 32 * kLanes;  // lanes that do not wait for one another
+  float most = -std::numeric_limits<float>::infinity();
+  int64_t found = 0;
+  for (int64_t first = 0; first < vocab_size; first += kBlock) {
+    const int64_t end = std::min(first + kBlock, vocab_size), whole = first + (end - first) / kLanes * kLanes;
+    float of_lane[kLanes];
+    std::fill_n(of_lane, kLanes, most);
+    for (int64_t token = first; token < whole; token += kLanes)
+      for (int64_t lane = 0; lane < kLanes; lane++) of_lane[lane] = logits[token + lane] > of_lane[lane] ? logits[token + lane] : of_lane[lane];
+    float of_block = *std::max_element(of_lane, of_lane + kLanes);
+    for (int64_t token = whole; token < end; token++) of_block = std::max(of_block, logits[token]);
+    if (of_block > most) most = of_block, found = first;
+  }
+  while (logits[found] != most) found++;
+  return int32_t(found);
+}
+
 void check_finite(const float* logits, int64_t vocab_size, int64_t position) {
-  for (int64_t token = 0; token < vocab_size; token++)
-    if (!std::isfinite(logits[token])) fail(CF_ERROR_NONFINITE_LOGITS, "the logit of token ", token, " for position ", position, " is not finite");
+  int32_t any = 0;  // of whole numbers, so that the loop is vectorised
+  for (int64_t token = 0; token < vocab_size; token++) any |= (std::bit_cast<int32_t>(logits[token]) & 0x7fffffff) > 0x7f7fffff;
+  if (!any) return;
+  const int64_t token = std::find_if(logits, logits + vocab_size, [](float logit) { return !std::isfinite(logit); }) - logits;
+  fail(CF_ERROR_NONFINITE_LOGITS, "the logit of token ", token, " for position ", position, " is not finite");
 }
 
 double log_sum_exp(const float* logits, int64_t vocab_size) {

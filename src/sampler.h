@@ -45,6 +45,9 @@ class Sampler {
   std::vector<uint32_t> allowed_;  // empty: all
 };
 
+// The token of the highest logit, the lowest of equals; of logits that passed check_finite.
+int32_t likeliest(const float* logits, int64_t vocab_size);
+
 // Throws CF_ERROR_NONFINITE_LOGITS.
 void check_finite(const float* logits, int64_t vocab_size, int64_t position);
 

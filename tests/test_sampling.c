@@ -2,6 +2,7 @@
  * sessions. */
 #include "unity.h"
 
+#include <float.h>
 #include <stdlib.h>
 
 #include "support/session_helpers.h"
@@ -143,6 +144,27 @@ static void test_greedy_takes_the_likeliest_and_of_equals_the_lowest(void) {
   TEST_ASSERT_EQUAL_INT32(0, sample(NULL, flat, 3, 0));
   TEST_ASSERT_EQUAL_INT32(1, sample(NULL, negative, 3, 0));
   TEST_ASSERT_EQUAL_INT32(0, sample(NULL, logits, 1, 0));
+}
+
+/* Vocabularies that no power of two divides, the likeliest token anywhere in them, all logits negative or zeros of both signs. */
+static void test_greedy_in_large_vocabularies(void) {
+  enum { kMost = 2085 };
+  static float logits[kMost];
+  static const int32_t places[] = {0, 1, 30, 511, 512, 513, 1023, 1024, 2047, 2048, kMost - 1};
+  const cf_sampler_options options = sampler(0, 1);
+  for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+    for (size_t n = (size_t)places[i] + 1; n <= kMost; n += 517) {
+      for (size_t token = 0; token < n; token++) logits[token] = -2e38f + (float)(token % 7) * -1e36f;
+      logits[places[i]] = -1e-40f;
+      TEST_ASSERT_EQUAL_INT32(places[i], sample(&options, logits, n, 3));
+      logits[n - 1] = logits[places[i]];
+      TEST_ASSERT_EQUAL_INT32(places[i], sample(&options, logits, n, 3));
+      for (size_t token = 0; token < n; token++) logits[token] = token >= (size_t)places[i] ? token % 2 ? 0.0f : -0.0f : -FLT_MIN;
+      TEST_ASSERT_EQUAL_INT32(places[i], sample(&options, logits, n, 3));
+      logits[places[i]] = n % 2 ? NAN : -INFINITY;
+      int32_t token = -9;
+      FAILS(CF_ERROR_NONFINITE_LOGITS, "not finite", cf_sample_logits(&options, NULL, logits, n, NULL, 0, 3, &token));
+    }
 }
 
 static void test_greedy_heeds_neither_seed_nor_cuts(void) {
@@ -707,6 +729,7 @@ int main(void) {
   UNITY_BEGIN();
   RUN_TEST(test_random_requests_are_answered_as_the_header_says);
   RUN_TEST(test_greedy_takes_the_likeliest_and_of_equals_the_lowest);
+  RUN_TEST(test_greedy_in_large_vocabularies);
   RUN_TEST(test_greedy_heeds_neither_seed_nor_cuts);
   RUN_TEST(test_temperatures_close_to_zero_are_greedy);
   RUN_TEST(test_tokens_come_as_often_as_they_should);
