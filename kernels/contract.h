@@ -171,6 +171,9 @@ struct DecodeState {
   uint32_t failed;    // 1: a wait ran out of time; for good
   uint32_t listed;    // tokens of a draw on their way to all CTAs; 0 between draws
   uint32_t finished;  // CTAs of a block call; 0 between launches
+  struct {
+    int32_t token, finite;  // the likeliest; 1: all logits were finite
+  } rows[kMaxStepRows];     // of the last launch of rows that the host gave
 };
 
 // cf_sampler_options. Arrays of the vocabulary stand behind the sequence: floats to be added, then bits of tokens (vocabulary_bits)
@@ -404,7 +407,8 @@ struct DecodeShared {
   float max[2][kAttentionWarps], denominator[2][kAttentionWarps];
   ThreadSlot of_thread[kProducts];
   int32_t token[kMaxStepRows];
-  int32_t step, epoch, finite, go;         // step: of this launch
+  int32_t finite[kMaxStepRows];            // 1: all logits were
+  int32_t step, epoch, go;                 // step: of this launch
   int32_t progressed;                      // 1: the last step succeeded
   int32_t steps_asked;                     // more than n_steps where there is no room for all
   cf_status status;                        // of the sequence

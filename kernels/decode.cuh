@@ -202,8 +202,6 @@ __device__ inline void count_votes(uint32_t epoch) {
   DecodeShared& s = shared();
   const DecodeParams& p = s.params;
   const int row = static_cast<int>(threadIdx.x) / kWarpLanes, lane = static_cast<int>(threadIdx.x) % kWarpLanes, ctas = p.voters;
-  if (threadIdx.x == 0) s.finite = 1;
-  products_sync();
   if (row < p.n_rows) {
     const uint4* const votes = p.words.votes + (s.step & 1) * ctas * p.n_rows + row;
     Candidate best = Candidate::none();
@@ -219,7 +217,7 @@ __device__ inline void count_votes(uint32_t epoch) {
     }
     best = best_of_lanes(best);
     if (lane == 0 && best.token >= 0) s.token[row] = best.token, s.most[row] = best.value;
-    if (lane == 0 && !best.finite) s.finite = 0;
+    if (lane == 0) s.finite[row] = best.finite;
   }
   products_sync();
 }
@@ -232,7 +230,7 @@ __device__ __noinline__ inline void end_step() {
   count_votes(epoch);
   cf_status status = s.failed ? CF_ERROR_DEVICE_LOST : CF_OK;
   if (p.sequence && status == CF_OK) {
-    if (!s.finite) status = CF_ERROR_NONFINITE_LOGITS;
+    if (!s.finite[0]) status = CF_ERROR_NONFINITE_LOGITS;
     else if (s.most[0] == -INFINITY) status = CF_ERROR_NO_TOKEN_ALLOWED;
     else if (s.draws) epoch = draw_token(p.rows[0].position + s.step + 1, epoch);
   }
@@ -259,7 +257,10 @@ __device__ inline void leave_state() {
   const DecodeShared& s = shared();
   const DecodeParams& p = s.params;
   p.state->epoch = static_cast<uint32_t>(s.epoch);
-  if (!p.sequence) return;
+  if (!p.sequence) {
+    for (int row = 0; row < p.n_rows; row++) p.state->rows[row] = {s.token[row], s.finite[row]};
+    return;
+  }
   p.sequence->position = s.sequence.position, p.sequence->token = s.sequence.token;
   p.sequence->status = s.status, p.sequence->stopped = s.sequence.stopped;
   if (s.sequence.sampler.repetition_penalty != 1.0f)

@@ -21,37 +21,38 @@ struct LaneWord {
     for (int e = 0; e < 3; e++) at[e] = place_in_tile(min(3 * in_strip + e, kTileRows - 1));
   }
   __device__ bool has(int j, int n_words, int stride = kFetchWords) const { return active && word + j * stride < n_words; }
-  // Activations of the j-th word, if it is `wanted`: stores that may not be, no branches, so that words do not wait for one another.
+  // The tile of the word `offset` behind the lane's first, a multiple of whole strips.
   template <int kRows>
-  __device__ __forceinline__ void store(bool wanted, int row, int j, const uint32_t (&values)[3], int stride = kFetchWords) const {
-    char* const tile = activations() + ((strip + j * (stride / kWordsPerStrip)) * kRows + row) * kActivationTileBytes;
+  __device__ char* tile(int row, int offset) const {
+    return activations() + ((strip + offset / kWordsPerStrip) * kRows + row) * kActivationTileBytes;
+  }
+  // A word's activations, if it is `wanted`: stores that may not be, no branches, so that words do not wait for one another.
+  __device__ __forceinline__ void store_at(char* tile, bool wanted, const uint32_t (&values)[3]) const {
     if (wanted) *reinterpret_cast<uint32_t*>(tile + at[0]) = values[0];
     if (wanted && three) *reinterpret_cast<uint32_t*>(tile + at[1]) = values[1];
     if (wanted && three) *reinterpret_cast<uint32_t*>(tile + at[2]) = values[2];
   }
 };
 
-// `n` words, which are activations, of each row (`row_words` apart).
+// `n` words, which are activations, of each row (`row_words` apart). With several rows each has kProductWarps / kRows warps.
 template <int kRows>
 __device__ __forceinline__ void fetch(const uint4* words, int row_words, int n, uint32_t epoch) {
-  constexpr int kPauseNs = 50;                                    // the attention warps of this CTA may be at work
-  constexpr int kStride = kRows == 1 ? kFetchWords : kLaneWords;  // with one row each warp takes a share, with more whole rows
-  static_assert(kMaxStepRows <= kProductWarps);
-  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes, row = kRows == 1 ? 0 : warp;
-  const LaneWord lane(kRows == 1 ? warp * kLaneWords : 0);
-  if (row < shared().params.n_rows) {
+  constexpr int kPauseNs = 50;  // the attention warps of this CTA may be at work
+  constexpr int kWarps = kProductWarps / kRows, kStride = kWarps * kLaneWords;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes, row = warp / kWarps;
+  const LaneWord lane(warp % kWarps * kLaneWords);
+  if (row >= shared().params.n_rows) return;
 #pragma unroll 1
-    for (int first = 0; first * kStride < n; first += kGo) {
-      uint4 word[kGo];
-      read_words<kGo, kPauseNs>(
-          words + row * row_words + lane.word + first * kStride, epoch, [&](int j) { return j * kStride; },
-          [&](int j) { return lane.has(first + j, n, kStride); }, word);
+  for (int first = 0; first * kStride < n; first += kGo) {
+    uint4 word[kGo];
+    read_words<kGo, kPauseNs>(
+        words + row * row_words + lane.word + first * kStride, epoch, [&](int j) { return j * kStride; },
+        [&](int j) { return lane.has(first + j, n, kStride); }, word);
 #pragma unroll
-      for (int j = 0; j < kGo; j++) {
-        if (j % 2 == 0 && (first + j) * kStride >= n) break;
-        const uint32_t values[3] = {word[j].x, word[j].y, word[j].z};
-        lane.store<kRows>(lane.has(first + j, n, kStride), row, first + j, values, kStride);
-      }
+    for (int j = 0; j < kGo; j++) {
+      if (j % 2 == 0 && (first + j) * kStride >= n) break;
+      const uint32_t values[3] = {word[j].x, word[j].y, word[j].z};
+      lane.store_at(lane.tile<kRows>(row, (first + j) * kStride), lane.has(first + j, n, kStride), values);
     }
   }
 }

@@ -239,6 +239,8 @@ __device__ inline void copy_16(void* to, const void* from, bool wanted) {
 __device__ inline void copy_4(void* to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
 }
+// Asks for what is there, so that reading it takes less time.
+__device__ inline void prefetch(const void* from) { asm volatile("prefetch.global.L1 [%0];" ::"l"(from)); }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until all but this thread's last `Pending` groups of copies are done.
 template <int Pending>

@@ -101,6 +101,11 @@ void HostSession::finish_row(Row& row, const float* logits, const Step& step) {
   }
 }
 
+void HostSession::finish_row(Row& row, int32_t likeliest, const Step& step) {
+  if (row.sample) row.next = likeliest;
+  if (row.output >= 0 && step.outputs.row_tokens) step.outputs.row_tokens[row.output] = row.next;
+}
+
 void HostSession::cancel() { set_status(CF_ERROR_CANCELLED, text("cancelled at position ", position_)); }
 
 // Puts a session back to where a step found it, unless the step is kept: after a failure and when an exception passes.

@@ -58,8 +58,14 @@ class HostSession : public Session {
   void set_status(cf_status status, std::string sentence);  // keeps the first
   static KvView kv_of(const Row& row, int32_t layer) { return row.session->pool_->view(layer, row.session->table_.pages.data()); }
   static bool needs_logits(const Row& row) { return row.sample || row.output >= 0; }
-  // All that is made of a row's logits [V].
+  // Whether more than the likeliest token is made of a row's logits.
+  static bool reads_logits(const Row& row, const Step& step) {
+    return (row.output >= 0 && (step.outputs.logits || step.outputs.top_n || !step.targets.empty())) ||
+           (row.sample && !row.session->sampler_.takes_likeliest());
+  }
+  // All that is made of a row's logits [V]; of finite ones whose likeliest token is known, unless it reads_logits.
   void finish_row(Row& row, const float* logits, const Step& step);
+  static void finish_row(Row& row, int32_t likeliest, const Step& step);
   cf_status status() const { return status_; }
   // Steps that a device has taken by itself: their tokens are in the log.
   void follow(int64_t position, int64_t n_steps);

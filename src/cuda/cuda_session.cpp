@@ -6,23 +6,28 @@
 #include <thread>
 #include <utility>
 
+#include "checked.h"
 #include "error.h"
 
 namespace cf {
 
-PinnedLog::PinnedLog(Context& context, int ordinal, int64_t capacity_tokens) : ordinal_(ordinal) {
+PinnedMemory::PinnedMemory(Context& context, int ordinal, int64_t capacity_tokens, int64_t n_logits)
+    : ordinal_(ordinal),
+      tokens_(sizeof(gpu::SequenceLog)),
+      state_(round_up(tokens_ + (size_t(capacity_tokens) + 1) * sizeof(int32_t), kAlignment)),
+      logits_(round_up(state_ + sizeof(gpu::DecodeState), kAlignment)) {
   const DeviceScope scope(&context, ordinal);
-  const size_t bytes = sizeof(gpu::SequenceLog) + (size_t(capacity_tokens) + 1) * sizeof(int32_t);
   void* memory = nullptr;
-  check_cuda(&context, cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), "allocate a session's log");
-  std::fill_n(static_cast<std::byte*>(memory), bytes, std::byte{0});
-  log_ = static_cast<gpu::SequenceLog*>(memory);
+  check_cuda(&context, cudaHostAlloc(&memory, logits_ + size_t(n_logits) * sizeof(float), cudaHostAllocPortable),
+             "allocate a session's pinned memory");
+  memory_ = static_cast<std::byte*>(memory);
+  std::fill_n(memory_, logits_, std::byte{0});
 }
 
-PinnedLog::~PinnedLog() {
+PinnedMemory::~PinnedMemory() {
   try {
     const DeviceScope scope(nullptr, ordinal_);  // without it this would end a capture that goes on in this thread
-    cudaFreeHost(log_);
+    cudaFreeHost(memory_);
   } catch (const Error&) {  // a lost device has freed everything already
   }
 }
@@ -37,13 +42,13 @@ void check_one_dtype(cf_dtype uniform) {
 
 CudaSession::CudaSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from, const CudaDevice& device,
                          std::shared_ptr<PrefillMemory> prefill_memory)
-    : PinnedLog(*model->context(), device.ordinal, options.capacity_tokens),
+    : PinnedMemory(*model->context(), device.ordinal, options.capacity_tokens,
+                   DecodeShape(model->config(), device).max_rows * model->config().vocab_size),
       HostSession(std::move(model), options, from, token_log()),
       device_(device),
       shape_(model_->config(), device),
       layout_(model_->config(), capacity_, shape_),
-      prefill_memory_(std::move(prefill_memory)),
-      logits_(size_t(shape_.max_rows) * size_t(model_->config().vocab_size)) {
+      prefill_memory_(std::move(prefill_memory)) {
   Context& context = *model_->context();
   const DeviceScope scope(&context, device_.ordinal);
   if (options.stream) check_not_capturing(context, static_cast<cudaStream_t>(options.stream), "options.stream: a session cannot be created");
@@ -371,10 +376,9 @@ void CudaSession::enqueue_rows(Row* rows, int64_t n_rows, const Step& step) {
 }
 
 void CudaSession::wait_for_rows() {
-  gpu::DecodeState state;
-  check(cudaMemcpyAsync(&state, at(layout_.state), sizeof state, cudaMemcpyDeviceToHost, stream_), "fetch a step's result");
+  check(cudaMemcpyAsync(state_of_rows(), at(layout_.state), sizeof(gpu::DecodeState), cudaMemcpyDeviceToHost, stream_), "fetch a step's result");
   check(cudaStreamSynchronize(stream_), "run steps");
-  if (!state.failed) return;
+  if (!state_of_rows()->failed) return;
   sequence_log()->status = CF_ERROR_DEVICE_LOST;
   take_in();
 }
@@ -389,14 +393,17 @@ bool CudaSession::run_piece(Row* rows, int64_t n_rows, const Step& step) {
   return widest->run_rows(rows, n_rows, step);
 }
 
-void CudaSession::fetch_rows(Row* rows, int64_t first, int64_t n, const Step& step) {
+void CudaSession::fetch_logits(int64_t first, int64_t n) {
   const int64_t vocab = model_->config().vocab_size;
-  const size_t bytes = size_t(vocab) * sizeof(float);
-  check(cudaMemcpyAsync(logits_.data() + first * vocab, logits_at(first), size_t(n) * bytes, cudaMemcpyDeviceToHost, stream_), "fetch logits");
-  if (!step.device_logits) return;
-  for (int64_t i = first; i < first + n; i++)
-    if (rows[i].output >= 0)
-      check(cudaMemcpyAsync(step.device_logits + rows[i].output * vocab, logits_at(i), bytes, cudaMemcpyDeviceToDevice, stream_), "copy logits");
+  check(cudaMemcpyAsync(logits_of_rows() + first * vocab, logits_at(first), size_t(n * vocab) * sizeof(float), cudaMemcpyDeviceToHost, stream_),
+        "fetch logits");
+}
+
+void CudaSession::give_logits(const Row& row, int64_t i, const Step& step) {
+  if (!step.device_logits || row.output < 0) return;
+  const int64_t vocab = model_->config().vocab_size;
+  check(cudaMemcpyAsync(step.device_logits + row.output * vocab, logits_at(i), size_t(vocab) * sizeof(float), cudaMemcpyDeviceToDevice, stream_),
+        "copy logits");
 }
 
 bool CudaSession::run_prompt(Row* rows, int64_t n_rows, const Step& step) {
@@ -425,13 +432,24 @@ bool CudaSession::run_prompt(Row* rows, int64_t n_rows, const Step& step) {
   for (int64_t n; first < n_rows; first += n) {
     n = std::min<int64_t>(shape_.max_rows, n_rows - first);
     prefill_->enqueue_logits(weights, position, first, n, logits_at(0), workspace, stream_);
-    fetch_rows(rows + first, 0, n, step);
+    fetch_logits(0, n);
+    for (int64_t i = 0; i < n; i++) give_logits(rows[first + i], i, step);
     check(cudaStreamSynchronize(stream_), "run a prompt");
-    for (int64_t i = 0; i < n; i++) finish_row(rows[first + i], logits_.data() + i * model_->config().vocab_size, step);
+    for (int64_t i = 0; i < n; i++) finish_row(rows[first + i], logits_of_rows() + i * model_->config().vocab_size, step);
     if (is_cancelled(step.progress.cancellation)) break;
   }
   check(cudaStreamSynchronize(stream_), "run a prompt");  // before another prompt has the workspace
   return !is_cancelled(step.progress.cancellation);
+}
+
+void CudaSession::finish_row_of_launch(Row& row, int64_t i, const Step& step) {
+  const auto& result = state_of_rows()->rows[i];
+  if (result.finite && !reads_logits(row, step)) return finish_row(row, result.token, step);
+  if (!reads_logits(row, step)) {  // they tell which of them is not finite
+    fetch_logits(i, 1);
+    check(cudaStreamSynchronize(stream_), "fetch logits");
+  }
+  finish_row(row, logits_of_rows() + i * model_->config().vocab_size, step);
 }
 
 bool CudaSession::run_rows(Row* rows, int64_t n_rows, const Step& step) {
@@ -442,15 +460,17 @@ bool CudaSession::run_rows(Row* rows, int64_t n_rows, const Step& step) {
     n = std::min<int64_t>(shape_.max_rows, n_rows - first);
     enqueue_rows(rows + first, n, step);
     waited = false;
-    int64_t begin = 0, end = n;
-    while (begin < n && !needs_logits(rows[first + begin])) begin++;
-    while (end > begin && !needs_logits(rows[first + end - 1])) end--;
-    if (begin == end) continue;
-    fetch_rows(rows + first, begin, end - begin, step);
+    Row* const of_launch = rows + first;
+    if (std::none_of(of_launch, of_launch + n, needs_logits)) continue;
+    for (int64_t i = 0, end; i < n; i = std::max(end, i + 1)) {  // rows that lie together in one copy
+      for (end = i; end < n && reads_logits(of_launch[end], step); end++) give_logits(of_launch[end], end, step);
+      if (end > i) fetch_logits(i, end - i);
+      else give_logits(of_launch[i], i, step);
+    }
     wait_for_rows();
     waited = true;
-    for (int64_t i = begin; i < end; i++)
-      if (needs_logits(rows[first + i])) finish_row(rows[first + i], logits_.data() + i * model_->config().vocab_size, step);
+    for (int64_t i = 0; i < n; i++)
+      if (needs_logits(of_launch[i])) finish_row_of_launch(of_launch[i], i, step);
   }
   if (!waited) wait_for_rows();  // when cancelled, too: what was launched still writes to pages that the caller is about to give back
   return !cancelled && !is_cancelled(step.progress.cancellation);

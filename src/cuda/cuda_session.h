@@ -10,21 +10,28 @@
 
 namespace cf {
 
-// Host memory that the device writes to: a SequenceLog, then the tokens.
-class PinnedLog {
+// Host memory that the device writes to, and that rows' results are copied to.
+class PinnedMemory {
  public:
-  PinnedLog(Context& context, int ordinal, int64_t capacity_tokens);
-  PinnedLog(const PinnedLog&) = delete;
-  ~PinnedLog();
-  gpu::SequenceLog* sequence_log() const { return log_; }
-  TokenLog token_log() const { return {&log_->known, reinterpret_cast<int32_t*>(log_ + 1)}; }
+  PinnedMemory(Context& context, int ordinal, int64_t capacity_tokens, int64_t n_logits);
+  PinnedMemory(const PinnedMemory&) = delete;
+  ~PinnedMemory();
+  gpu::SequenceLog* sequence_log() const { return at<gpu::SequenceLog>(0); }
+  TokenLog token_log() const { return {&sequence_log()->known, at<int32_t>(tokens_)}; }
+  gpu::DecodeState* state_of_rows() const { return at<gpu::DecodeState>(state_); }
+  float* logits_of_rows() const { return at<float>(logits_); }  // [n_logits]
 
  private:
+  template <class T>
+  T* at(size_t offset) const {
+    return reinterpret_cast<T*>(memory_ + offset);
+  }
   const int ordinal_;
-  gpu::SequenceLog* log_ = nullptr;
+  const size_t tokens_, state_, logits_;  // where they begin
+  std::byte* memory_ = nullptr;
 };
 
-class CudaSession : private PinnedLog, public HostSession {
+class CudaSession : private PinnedMemory, public HostSession {
  public:
   CudaSession(std::shared_ptr<Model> model, const cf_session_options& options, ForkPoint from, const CudaDevice& device,
               std::shared_ptr<PrefillMemory> prefill_memory);
@@ -68,10 +75,12 @@ class CudaSession : private PinnedLog, public HostSession {
   void capture_here(int64_t n_steps, int32_t first_token, const Step& step);  // into the caller's capture of the session's stream
   bool own_pages_ahead();                                                     // false: the pool has no room for copies of shared ones
   void enqueue_rows(Row* rows, int64_t n_rows, const Step& step);             // one launch, of rows that may be of several sessions
-  void fetch_rows(Row* rows, int64_t first, int64_t n, const Step& step);     // whose logits are enqueued, rows[0]'s at logits_at(0)
+  void fetch_logits(int64_t first, int64_t n);                                // of rows of a launch, from logits_at(first) on
+  void give_logits(const Row& row, int64_t i, const Step& step);              // those of row i of a launch to the caller's device memory
   bool run_rows(Row* rows, int64_t n_rows, const Step& step);                 // run_piece, in this session's memory
   void wait_for_rows();
-  bool busy();  // work is on its way
+  void finish_row_of_launch(Row& row, int64_t i, const Step& step);  // once its result, and its logits if it reads_logits, are there
+  bool busy();                                                       // work is on its way
   void wait();
   void take_in();  // what enqueued steps have come to
   gpu::DecodeRow row_of(const Row& row) const;
@@ -87,7 +96,6 @@ class CudaSession : private PinnedLog, public HostSession {
   std::unique_ptr<const Prefill> prefill_;  // for the weights of the last prompt
   const std::shared_ptr<PrefillMemory> prefill_memory_;
   Buffer memory_;
-  std::vector<float> logits_;         // [max_rows, V]
   std::vector<int32_t> pages_there_;  // on the device
   cudaStream_t stream_ = nullptr;
   bool own_stream_ = false;

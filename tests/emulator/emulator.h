@@ -203,6 +203,7 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   return result;
 }
 inline float rsqrtf(float v) { return 1.0f / std::sqrt(v); }
+inline float __fmul_rn(float a, float b) { return a * b; }
 inline void sincospif(float v, float* sine, float* cosine) {
   *sine = static_cast<float>(std::sin(static_cast<double>(v) * 3.141592653589793));
   *cosine = static_cast<float>(std::cos(static_cast<double>(v) * 3.141592653589793));

@@ -147,6 +147,7 @@ inline void copy_16(void* to, const void* from, bool wanted) {
   else __builtin_memset(to, 0, 16);
 }
 inline void copy_4(void* to, const void* from) { __builtin_memcpy(to, from, 4); }
+inline void prefetch(const void*) {}
 inline void commit_copies() {}
 template <int Pending>
 inline void wait_copies() {}

@@ -29,7 +29,7 @@ def loads_of(library, folder):
             architecture = found[1]
         elif found := re.search(r"Function : (\S+)", line):
             kernel = loads.setdefault((architecture, found[1]), [])
-        elif found := re.search(r"LDG\.E(?:\.\w+)*?(?:\.(64|128))?\.STRONG\.GPU R\d+, (?:desc\[\w+\])?\[R\d+(?:\.64)?(?:\+0x([0-9a-f]+))?\]", line):
+        elif found := re.search(r"LDG\.E(?:\.\w+)*?(?:\.(64|128))?\.STRONG\.GPU R\d+, (?:desc\[\w+\])?\[R\d+(?:\.64)?(?:\+(-?0x[0-9a-f]+))?\]", line):
             kernel.append((int(found[1] or 32), int(found[2] or "0", 16)))
         elif ".STRONG.GPU" in line and "LDG" in line:
             sys.exit(f"whole_words: what is this? {line}")

@@ -11,6 +11,7 @@ import pytest
 
 import clusterfusion as cf
 import weights
+from checkpoint_files import write_checkpoint
 from goldens import DEVICE
 from variants import VARIANTS
 
@@ -313,6 +314,24 @@ def test_log_goes_to_logging(caplog):
         model = cf.Model.from_pretrained(DEMO, DEVICE)
         model.session(capacity_tokens=1025)
     assert any(record.levelname == "WARNING" and "1025" in record.message for record in caplog.records)
+
+
+def test_rows_whose_logits_are_not_finite(context, tmp_path):
+    """Whether logits are asked for, or only tokens, of which a device tells nothing else: the same error, and nothing was done."""
+    variant = VARIANTS["neox"]
+    tensors = weights.tensors(variant)
+    tensors[weights.embedding_name(variant)].data[7, 3] = np.inf
+    model = cf.Model.from_pretrained(write_checkpoint(variant, tmp_path / "bad", tensors=tensors), context)
+    session, other = model.session(capacity_tokens=64), model.session(capacity_tokens=64)
+    for each in (session, other):
+        each.prefill([1, 2, 3])
+    for wanted in ({}, {"logits": True}):
+        with pytest.raises(cf.NonfiniteLogitsError, match="the logit of token 0 for position 5 is not finite"):
+            session.decode_positions([4, 7, 6], **wanted)
+        with pytest.raises(cf.BatchError, match=r"sessions\[1\]: the logit of token 0 for position 4") as caught:
+            cf.decode_batch([other, session], [5, 7], **wanted)
+        assert [error is None for error in caught.value.step.errors] == [True, False] and session.position == 3
+        assert session.decode_positions([4, 5]).position == 5 and session.truncate(3).position == 3
 
 
 # ---- Cancellation, Ctrl-C, threads
