@@ -11,6 +11,7 @@
 #   sanitize  clang, AddressSanitizer and UndefinedBehaviorSanitizer; C and C++ suites
 #   tsan      gcc, ThreadSanitizer; C and C++ suites
 #   cuda      the CUDA backend for every target, without register spills; the GPU suites are skipped where there is no GPU
+#   rust      the crates: their suites, clippy, rustdoc, packages, examples
 #   demo      examples/demo.sh
 #
 # Builds lie in build/, Python packages in .venv/. The last line is "N passed, N failed, N skipped", summed over the stages:
@@ -19,7 +20,7 @@ set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 . cmake/setup.sh
 
-all_stages="format tidy debug release sanitize tsan cuda demo"
+all_stages="format tidy debug release sanitize tsan cuda rust demo"
 logs=build/logs
 mkdir -p $logs
 passed=0 failed=0 skipped=0
@@ -124,6 +125,87 @@ stage_cuda() {
   fi
   say "cuda: using $nvcc"
   CUDACXX=$nvcc build cuda && run_suites cuda -L 'gpu|abi|emulated' -E 'header|readme|add_subdirectory'
+}
+
+# The library for the crates, installed in build/rust/prefix: that of build/release where there is one.
+rust_library() {
+  local from=build/release
+  if [ ! -f $from/libclusterfusion.so ]; then
+    from=build/rust/library
+    quietly rust-configure cmake --preset release -B $from -DCF_CUDA=OFF -DCF_TESTS=OFF -DCF_EXAMPLES=OFF || return 1
+  fi
+  quietly rust-configure cmake $from && quietly rust-library cmake --build $from --target clusterfusion && rm -rf build/rust/prefix &&
+    quietly rust-install cmake --install $from --prefix build/rust/prefix
+}
+
+# rust_check NAME COMMAND...: one check.
+rust_check() {
+  local name=$1
+  shift
+  say "rust: $name"
+  if quietly "rust-$name" "$@"; then count passed "rust: $name"; else count failed "rust: $name"; fi
+}
+
+# rust_suites NAME COMMAND...: cargo test, which counts.
+rust_suites() {
+  local name=$1 log=$logs/rust-$1.log p f status=0
+  shift
+  say "rust: running suites, $name"
+  "$@" > "$log" 2>&1 < /dev/null || status=1
+  p=$(awk '/^test result:/ {n += $4} END {print n + 0}' "$log") f=$(awk '/^test result:/ {n += $6} END {print n + 0}' "$log")
+  passed=$((passed + p)) failed=$((failed + f))
+  [ "$f" -eq 0 ] || summary+=("FAILED: rust: $f cases, $name")
+  [ $status -eq 0 ] || grep -E -A 12 "^error|panicked at" "$log" | head -n 100
+  [ $status -eq 0 ] && [ "$p" -gt 0 ] || [ "$f" -gt 0 ] || count failed "rust: cargo test, $name"
+  say "rust: $p passed, $f failed, $name"
+}
+
+# rust_example PATTERN INPUT EXAMPLE ARGUMENT...: what it writes for the input has to match.
+rust_example() {
+  local pattern=$1 input=$2 written
+  shift 2
+  written=$(printf '%s' "$input" | "$rust_target/debug/examples/$1" "${@:2}" 2>&1)
+  if grep -E -- "$pattern" <<< "$written" > /dev/null; then
+    count passed "rust: example $1"
+  else
+    printf '%s\n' "$written"
+    count failed "rust: example $1"
+  fi
+}
+
+stage_rust() {
+  local rust_target=$PWD/build/rust/target workspace="--manifest-path bindings/rust/Cargo.toml" all=clusterfusion/stream,clusterfusion/tokenizers lib
+  PATH=$PATH:$HOME/.cargo/bin
+  # What cargo and the programs that it makes find the library by; the last is for the feature `load`.
+  local -x CARGO_TARGET_DIR=$rust_target CARGO_INCREMENTAL=0 RUSTDOCFLAGS="-D warnings" PKG_CONFIG_PATH LD_LIBRARY_PATH CLUSTERFUSION_LIBRARY
+  if ! cargo clippy --version > /dev/null 2>&1; then
+    count skipped "rust: no cargo with clippy; README.md of bindings/rust/clusterfusion says from which version"
+    return
+  fi
+  need_packages libclang-14-dev || { count failed "rust: set-up"; return; }
+  say "rust: building the library"
+  rust_library || { count failed "rust: the library"; return; }
+  lib=$(dirname "$(find "$PWD/build/rust/prefix" -name libclusterfusion.so)")
+  PKG_CONFIG_PATH=$lib/pkgconfig LD_LIBRARY_PATH=$lib CLUSTERFUSION_LIBRARY=$lib/libclusterfusion.so
+  # shellcheck disable=SC2086  # $workspace is two words
+  {
+    rust_check layout cargo fmt $workspace --all --check
+    rust_check clippy cargo clippy --locked $workspace --workspace --all-targets --features $all -- -D warnings
+    rust_suites linked cargo test --locked $workspace --workspace --no-fail-fast --features $all,clusterfusion-sys/bindgen
+    LD_LIBRARY_PATH='' rust_suites load cargo test --locked $workspace --no-fail-fast -p clusterfusion-sys -p clusterfusion --lib --test layout --test golden --test sessions --features clusterfusion/load
+    DOCS_RS=1 PKG_CONFIG_PATH='' rust_check documentation cargo doc --locked $workspace --workspace --no-deps --features $all
+    rust_check package cargo package --locked $workspace --workspace --allow-dirty
+    rust_check consumer tests/rust/consumer.sh . "$rust_target/package" build/rust/consumer
+    rust_example '^505$' $'412+93=\n' chat
+    rust_example 'pages of the prompt are shared; the likeliest: anna\.$' '' decode_loop
+    rust_check overhead-build cargo build --locked $workspace --release -p clusterfusion --example overhead
+    rust_check overhead "$python" tests/bench/overhead.py --quick --rust "$rust_target/release/examples/overhead"
+    if cargo +nightly miri --version > /dev/null 2>&1; then
+      rust_suites miri env MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --locked $workspace -p clusterfusion --lib --features clusterfusion/stream
+    else
+      count skipped "rust: Miri is not installed"
+    fi
+  }
 }
 
 stage_demo() {
