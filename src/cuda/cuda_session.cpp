@@ -462,10 +462,10 @@ bool CudaSession::run_rows(Row* rows, int64_t n_rows, const Step& step) {
     waited = false;
     Row* const of_launch = rows + first;
     if (std::none_of(of_launch, of_launch + n, needs_logits)) continue;
-    for (int64_t i = 0, end; i < n; i = std::max(end, i + 1)) {  // rows that lie together in one copy
-      for (end = i; end < n && reads_logits(of_launch[end], step); end++) give_logits(of_launch[end], end, step);
+    for (int64_t i = 0; i < n; i++) give_logits(of_launch[i], i, step);
+    for (int64_t i = 0, end; i < n; i = end + 1) {  // rows that lie together in one copy
+      for (end = i; end < n && reads_logits(of_launch[end], step);) end++;
       if (end > i) fetch_logits(i, end - i);
-      else give_logits(of_launch[i], i, step);
     }
     wait_for_rows();
     waited = true;
