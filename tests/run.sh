@@ -134,7 +134,7 @@ rust_library() {
     from=build/rust/library
     quietly rust-configure cmake --preset release -B $from -DCF_CUDA=OFF -DCF_TESTS=OFF -DCF_EXAMPLES=OFF || return 1
   fi
-  quietly rust-configure cmake $from && quietly rust-library cmake --build $from --target clusterfusion && rm -rf build/rust/prefix &&
+  quietly rust-library cmake --build $from --target clusterfusion && rm -rf build/rust/prefix &&
     quietly rust-install cmake --install $from --prefix build/rust/prefix
 }
 
