@@ -159,8 +159,10 @@ def test_streams(monkeypatch):
     devices = []
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=types.SimpleNamespace(current_stream=lambda device: devices.append(device) or torch_stream)))
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=types.SimpleNamespace(get_current_stream=lambda: cupy_stream)))
-    tensor = type("Tensor", (), {"__module__": "torch", "device": "cuda:1"})()
+    tensor = type("Tensor", (), {"__module__": "torch", "device": "cuda:1", "is_cuda": True})()
     assert current_stream(tensor) == 11 and devices == ["cuda:1"]
+    in_host_memory = type("Tensor", (), {"__module__": "torch", "device": "cpu", "is_cuda": False})()
+    assert current_stream(in_host_memory) == 0 and devices == ["cuda:1"]
     assert current_stream(type("ndarray", (), {"__module__": "cupy._core"})()) == 12
     assert current_stream(np.zeros(1)) == 0
 

@@ -135,10 +135,11 @@ def stream_pointer(stream: Any) -> int:
 
 
 def current_stream(array: Any) -> int:
-    """The stream that the library which made a CUDA array works on now, as a number: torch.cuda.current_stream(), cupy's alike; else 0."""
+    """The stream that the library which made a CUDA array works on now, as a number: torch.cuda.current_stream(), cupy's alike; else 0, also for
+    tensors in host memory."""
     library = type(array).__module__.partition(".")[0]
     module = sys.modules.get(library)
-    if module is not None and library == "torch":
+    if module is not None and library == "torch" and array.is_cuda:
         return stream_pointer(module.cuda.current_stream(array.device))
     if module is not None and library == "cupy":
         return stream_pointer(module.cuda.get_current_stream())
