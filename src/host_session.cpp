@@ -1,6 +1,7 @@
 #include "host_session.h"
 
 #include <algorithm>
+#include <new>
 #include <span>
 #include <utility>
 
@@ -95,9 +96,9 @@ void HostSession::finish_row(Row& row, const float* logits, const Step& step) {
     if (row.output >= 0) write_outputs(logits, row, step);
     if (row.sample) row.next = row.session->sampler_.sample(logits, vocab, row.session->log_.tokens, row.position + 1, row.position + 1, sampling_);
     if (row.output >= 0 && step.outputs.row_tokens) step.outputs.row_tokens[row.output] = row.next;
-  } catch (const Error& error) {
+  } catch (Error& error) {
     row.failed = true;
-    row.session->set_status(error.status, error.message);
+    row.session->set_status(error.status, std::move(error.message));
   }
 }
 
@@ -106,7 +107,15 @@ void HostSession::finish_row(Row& row, int32_t likeliest, const Step& step) {
   if (row.output >= 0 && step.outputs.row_tokens) step.outputs.row_tokens[row.output] = row.next;
 }
 
-void HostSession::cancel() { set_status(CF_ERROR_CANCELLED, text("cancelled at position ", position_)); }
+void HostSession::cancel() {
+  std::string sentence;
+  try {
+    sentence = text("cancelled at position ", position_);
+  } catch (const std::bad_alloc&) {
+    sentence = "cancelled";  // short enough for a std::string that allocates nothing
+  }
+  set_status(CF_ERROR_CANCELLED, std::move(sentence));
+}
 
 // Puts a session back to where a step found it, unless the step is kept: after a failure and when an exception passes.
 class HostSession::Undo {
@@ -185,7 +194,16 @@ void HostSession::enqueue_steps(int64_t n_steps, int32_t first_token, const Step
   const Step one = without_report(step);
   int32_t token = first_token;
   for (int64_t i = 0; i < n_steps; i++, token = CF_TOKEN_PENDING) {
-    run_positions(&token, 1, true, one);
+    // Once there are finished steps, which are kept, the call itself can no longer be refused: it is this step that fails.
+    try {
+      run_positions(&token, 1, true, one);
+    } catch (const std::bad_alloc&) {
+      if (i == 0) throw;
+      set_status(CF_ERROR_OUT_OF_MEMORY, "out of memory");  // short enough for a std::string that allocates nothing
+    } catch (Error& error) {
+      if (i == 0 || error.status != CF_ERROR_OUT_OF_MEMORY) throw;
+      set_status(error.status, std::move(error.message));
+    }
     if (status_ != CF_OK) return;
     if (!step.progress(uint64_t(i + 1), uint64_t(n_steps))) return cancel();
     if (pending_ && sampler_.is_stop(log_.tokens[position_])) return;

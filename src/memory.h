@@ -22,7 +22,7 @@ Allocator host_allocator();  // aligned operator new
 
 class Memory {
  public:
-  Memory(Allocator allocator, cf_device_kind kind, int32_t ordinal) : allocator_(allocator), kind_(kind), ordinal_(ordinal) {}
+  Memory(const Allocator& allocator, cf_device_kind kind, int32_t ordinal) : allocator_(allocator), kind_(kind), ordinal_(ordinal) {}
   Memory(const Memory&) = delete;
 
   void* allocate(size_t bytes);  // throws CF_ERROR_OUT_OF_MEMORY

@@ -6,6 +6,7 @@
 #
 #   format    layout of the sources (clang-format 14)
 #   tidy      clang-tidy 14 on the host code
+#   static    cppcheck and gcc's -fanalyzer on the host code
 #   debug     gcc, -Og, assertions on; C and C++ suites
 #   release   gcc, optimised; all suites, the library's ABI, packages, programs outside the tree
 #   sanitize  clang, AddressSanitizer and UndefinedBehaviorSanitizer; C and C++ suites
@@ -20,7 +21,7 @@ set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 . cmake/setup.sh
 
-all_stages="format tidy debug release sanitize tsan cuda rust demo"
+all_stages="format tidy static debug release sanitize tsan cuda rust demo"
 logs=build/logs
 mkdir -p $logs
 passed=0 failed=0 skipped=0
@@ -100,6 +101,19 @@ stage_tidy() {
   else
     count failed tidy
   fi
+}
+
+stage_static() {
+  local tool status
+  for tool in cppcheck analyzer; do
+    say "static: $tool on src"
+    status=0
+    quietly "static-$tool" tests/static.sh $tool || status=$?
+    case $status in
+      0) count passed "static: $tool" ;;
+      *) if grep '^SKIP' "$logs/static-$tool.log" > /dev/null; then count skipped "static: $tool"; else count failed "static: $tool"; fi ;;
+    esac
+  done
 }
 
 stage_debug() { build debug && run_suites debug -LE python; }
@@ -225,7 +239,7 @@ for stage in $stages; do
   [[ " $all_stages " == *" $stage "* ]] || { complain "'$stage' is not a stage; there are: $all_stages"; exit 2; }
 done
 
-if ! need_packages cmake g++ ninja-build pkg-config binutils abigail-tools dpkg-dev file python3 python3-venv libhwy-dev nlohmann-json3-dev clang-14 libclang-rt-14-dev clang-format-14 clang-tidy-14 ||
+if ! need_packages cmake g++ ninja-build pkg-config binutils abigail-tools dpkg-dev file python3 python3-venv libhwy-dev nlohmann-json3-dev clang-14 libclang-rt-14-dev clang-format-14 clang-tidy-14 cppcheck ||
   ! need_python tests/requirements.txt; then
   count failed "set-up"
   finish

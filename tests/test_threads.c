@@ -5,7 +5,9 @@
 #include "unity.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "support/session_helpers.h"
 
@@ -93,29 +95,87 @@ static void test_two_sessions_on_two_threads(void) {
   }
 }
 
-enum { N_THREADS = 8, N_SESSIONS = 4 };
+enum { N_THREADS = 8, N_SESSIONS = 32 };
 
-static void* run_four_sessions(void* argument) {
-  struct run* runs = (struct run*)argument;
-  for (int i = 0; i < N_SESSIONS; i++) run_session(&runs[i]);
+/* The sessions of one thread, each with a prompt of its own, which it steps in turn and now and then together. */
+struct crowd {
+  cf_session* sessions[N_SESSIONS];
+  cf_status status;
+  int32_t tokens[N_SESSIONS][PROMPT + STEPS + 1];
+  float logits[N_SESSIONS][VOCAB];
+};
+
+static void* run_crowd(void* argument) {
+  struct crowd* crowd = (struct crowd*)argument;
+  int32_t prompt[PROMPT];
+  size_t n = 0;
+  cf_status status = CF_OK;
+  cf_outputs outputs;
+  cf_step_options options;
+  cf_outputs_init(&outputs, sizeof outputs);
+  cf_step_options_init(&options, sizeof options);
+  outputs.logits = crowd->logits[0];
+  options.outputs = &outputs;
+  for (int i = 0; i < N_SESSIONS && status == CF_OK; i++) {
+    fill_tokens(prompt, PROMPT, VOCAB, (uint64_t)i + 1);
+    status = cf_prefill(crowd->sessions[i], prompt, PROMPT, NULL);
+  }
+  for (int step = 0; step < STEPS && status == CF_OK; step++) {
+    if (step % 4 == 3) { /* the last one, too */
+      status = cf_decode_batch(crowd->sessions, N_SESSIONS, NULL, &options);
+      continue;
+    }
+    for (int i = 0; i < N_SESSIONS && status == CF_OK; i++) status = cf_decode_step(crowd->sessions[i], CF_TOKEN_PENDING, NULL);
+  }
+  for (int i = 0; i < N_SESSIONS && status == CF_OK; i++) {
+    status = cf_session_wait(crowd->sessions[i], NULL);
+    if (status == CF_OK) status = cf_session_tokens(crowd->sessions[i], 0, crowd->tokens[i], PROMPT + STEPS + 1, &n);
+  }
+  crowd->status = status;
   return NULL;
 }
 
-static void test_eight_threads_with_four_sessions_each(void) {
-  static struct run runs[N_THREADS][N_SESSIONS];
-  struct run expected[N_SESSIONS];
+static cf_session* make_pooled(cf_kv_pool* pool) {
+  cf_session_options options;
+  cf_session* session = NULL;
+  OK(cf_session_options_init(&options, sizeof options));
+  options.pool = pool;
+  options.reserve = 0;
+  options.capacity_tokens = 48;
+  OK(cf_session_create(model, &options, &session));
+  return session;
+}
+
+static cf_kv_pool* make_shared_pool(int64_t n_sessions) {
+  cf_kv_pool_options options;
+  cf_kv_pool* pool = NULL;
+  OK(cf_kv_pool_options_init(&options, sizeof options));
+  options.page_tokens = 16;
+  options.capacity_tokens = n_sessions * 48;
+  OK(cf_kv_pool_create(model, &options, &pool));
+  return pool;
+}
+
+/* 256 sessions of one pool at once, and none of them notices. */
+static void test_eight_threads_with_32_sessions_each(void) {
+  static struct crowd crowds[N_THREADS];
+  static struct run expected[N_SESSIONS];
+  cf_kv_pool* pool = make_shared_pool(N_THREADS * N_SESSIONS);
   pthread_t threads[N_THREADS];
   for (int i = 0; i < N_SESSIONS; i++) expected[i] = run_alone((uint64_t)i + 1);
   for (int t = 0; t < N_THREADS; t++)
-    for (int i = 0; i < N_SESSIONS; i++) runs[t][i] = (struct run){make_session(model, 64), model, (uint64_t)i + 1, CF_OK, {0}, {0}};
-  for (int t = 0; t < N_THREADS; t++) pthread_create(&threads[t], NULL, run_four_sessions, runs[t]);
+    for (int i = 0; i < N_SESSIONS; i++) crowds[t].sessions[i] = make_pooled(pool);
+  for (int t = 0; t < N_THREADS; t++) pthread_create(&threads[t], NULL, run_crowd, &crowds[t]);
+  for (int t = 0; t < N_THREADS; t++) pthread_join(threads[t], NULL);
   for (int t = 0; t < N_THREADS; t++) {
-    pthread_join(threads[t], NULL);
+    TEST_ASSERT_EQUAL_INT32(CF_OK, crowds[t].status);
     for (int i = 0; i < N_SESSIONS; i++) {
-      expect_same_run(&expected[i], &runs[t][i]);
-      cf_session_destroy(runs[t][i].session);
+      TEST_ASSERT_EQUAL_INT32_ARRAY(expected[i].tokens, crowds[t].tokens[i], PROMPT + STEPS + 1);
+      TEST_ASSERT_EQUAL_MEMORY(expected[i].logits, crowds[t].logits[i], sizeof expected[i].logits);
+      cf_session_destroy(crowds[t].sessions[i]);
     }
   }
+  cf_kv_pool_destroy(pool);
 }
 
 static void* run_new_session(void* argument) {
@@ -188,8 +248,6 @@ static void test_a_context_per_thread(void) {
 /* Grows and shrinks again and again. */
 static void* churn(void* argument) {
   struct run* run = (struct run*)argument;
-  cf_kv_pool_info info;
-  (void)info;
   for (int i = 0; i < 6; i++) {
     run_session(run);
     note(run, cf_session_truncate(run->session, i == 5 ? PROMPT : 0));
@@ -201,22 +259,9 @@ static void test_a_pool_shared_by_threads(void) {
   struct run runs[4];
   const struct run expected = run_alone(1);
   pthread_t threads[4];
-  cf_kv_pool_options pool_options;
-  cf_session_options options;
   cf_kv_pool_info info;
-  cf_kv_pool* pool = NULL;
-  OK(cf_kv_pool_options_init(&pool_options, sizeof pool_options));
-  pool_options.page_tokens = 16;
-  pool_options.capacity_tokens = 4 * 48;
-  OK(cf_kv_pool_create(model, &pool_options, &pool));
-  OK(cf_session_options_init(&options, sizeof options));
-  options.pool = pool;
-  options.reserve = 0;
-  options.capacity_tokens = 48;
-  for (int i = 0; i < 4; i++) {
-    runs[i] = (struct run){NULL, model, 1, CF_OK, {0}, {0}};
-    OK(cf_session_create(model, &options, &runs[i].session));
-  }
+  cf_kv_pool* pool = make_shared_pool(4);
+  for (int i = 0; i < 4; i++) runs[i] = (struct run){make_pooled(pool), model, 1, CF_OK, {0}, {0}};
   for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, churn, &runs[i]);
   OK(cf_kv_pool_info_init(&info, sizeof info));
   for (int i = 0; i < 1000; i++) {
@@ -348,6 +393,193 @@ static void test_steps_are_cancelled_from_another_thread(void) {
   wait_ok(run.session);
   cf_session_destroy(run.session);
   cf_cancellation_destroy(run.cancellation);
+}
+
+enum { LONG_PROMPT = 100, LONG = 300 };
+
+/* A prompt and LONG steps, gone on with until nobody has cancelled them, and all that again until it is stopped. */
+struct harried {
+  cf_session* session;
+  cf_cancellation* cancellation;
+  const int32_t* expected; /* NULL: the first run, which makes them */
+  uint64_t seed;
+  int cancelled, rounds, wrong;
+  atomic_int stop;
+  int32_t tokens[LONG_PROMPT + LONG + 1];
+};
+
+static void* run_harried(void* argument) {
+  struct harried* run = (struct harried*)argument;
+  int32_t prompt[LONG_PROMPT];
+  size_t n = 0;
+  int64_t position = 0;
+  cf_result result;
+  cf_step_options options;
+  cf_step_options_init(&options, sizeof options);
+  options.cancellation = run->cancellation;
+  fill_tokens(prompt, LONG_PROMPT, VOCAB, run->seed);
+  while (!run->wrong) {
+    const int64_t before = position, steps = before == 0 ? LONG_PROMPT : LONG_PROMPT + LONG - before;
+    cf_status status = before == 0 ? cf_prefill(run->session, prompt, LONG_PROMPT, &options) : cf_decode_steps(run->session, steps, &options);
+    if (status != CF_OK) run->wrong = __LINE__;
+    cf_result_init(&result, sizeof result);
+    status = cf_session_wait(run->session, &result);
+    position = result.position;
+    if (status == CF_OK ? position != before + steps : status != CF_ERROR_CANCELLED) run->wrong = __LINE__;
+    if (result.n_steps != position - before || (before == 0 && status != CF_OK && position != 0)) run->wrong = __LINE__;
+    if (status == CF_ERROR_CANCELLED) {
+      run->cancelled++;
+      cf_cancellation_reset(run->cancellation);
+    }
+    if (position < LONG_PROMPT + LONG) continue;
+    run->rounds++;
+    cf_session_tokens(run->session, 0, run->tokens, LONG_PROMPT + LONG + 1, &n);
+    if (run->expected && memcmp(run->expected, run->tokens, sizeof run->tokens) != 0) run->wrong = __LINE__;
+    if (atomic_load(&run->stop)) break;
+    if (cf_session_truncate(run->session, position = 0) != CF_OK) run->wrong = __LINE__;
+  }
+  return NULL;
+}
+
+static void begin_harried(struct harried* run, const int32_t* expected, uint64_t seed) {
+  memset(run, 0, sizeof *run);
+  run->session = make_session(model, LONG_PROMPT + LONG + 1);
+  run->expected = expected;
+  run->seed = seed;
+  atomic_init(&run->stop, !expected);
+  OK(cf_cancellation_create(&run->cancellation));
+}
+
+static void end_harried(struct harried* run) {
+  TEST_ASSERT_EQUAL_INT(0, run->wrong); /* a line */
+  TEST_ASSERT_GREATER_THAN(0, run->rounds);
+  cf_session_destroy(run->session);
+  cf_cancellation_destroy(run->cancellation);
+}
+
+static int64_t nanoseconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+static void test_work_is_cancelled_at_random_moments(void) {
+  static struct harried first[4], runs[4];
+  struct random_stream random = {11};
+  pthread_t threads[4];
+  int cancelled = 0;
+  const int64_t begin = nanoseconds();
+  for (int i = 0; i < 4; i++) {
+    begin_harried(&first[i], NULL, (uint64_t)i + 1);
+    run_harried(&first[i]);
+    end_harried(&first[i]);
+    begin_harried(&runs[i], first[i].tokens, (uint64_t)i + 1);
+  }
+  const int64_t alone = (nanoseconds() - begin) / 4;
+  for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, run_harried, &runs[i]);
+  for (int requests = 0; requests < 100; requests++) {
+    const int64_t ns = (int64_t)(random_bits(&random) % (uint64_t)(alone / 4 + 1)); /* seldom enough for prompts to come through */
+    const struct timespec pause = {ns / 1000000000, ns % 1000000000};
+    nanosleep(&pause, NULL);
+    cf_cancellation_request(runs[random_bits(&random) % 4].cancellation);
+  }
+  for (int i = 0; i < 4; i++) atomic_store(&runs[i].stop, 1);
+  for (int i = 0; i < 4; i++) {
+    pthread_join(threads[i], NULL);
+    cancelled += runs[i].cancelled;
+    end_harried(&runs[i]);
+  }
+  TEST_ASSERT_GREATER_THAN(20, cancelled);
+}
+
+/* ---- Contexts that come and go ---- */
+
+/* Contexts with models and sessions of their own; every other load is cancelled where it has come to. */
+struct visitor {
+  const char* dir;
+  cf_status status;
+  uint64_t seed;
+  int cancelled, wrong;
+  struct run run;
+};
+
+static int32_t cancel_at_random(void* user, uint64_t done, uint64_t total) {
+  (void)done, (void)total;
+  return random_bits((struct random_stream*)user) % 8 == 0;
+}
+
+static void* come_and_go(void* argument) {
+  struct visitor* visitor = (struct visitor*)argument;
+  struct random_stream random = {visitor->seed};
+  for (int i = 0; i < 8 && !visitor->wrong; i++) {
+    cf_context* own = NULL;
+    cf_model* loaded = NULL;
+    cf_context_options options;
+    cf_context_info info;
+    cf_model_options model_options;
+    cf_session_options session_options;
+    cf_context_options_init(&options, sizeof options);
+    cf_context_info_init(&info, sizeof info);
+    cf_model_options_init(&model_options, sizeof model_options);
+    cf_session_options_init(&session_options, sizeof session_options);
+    options.cpu_threads = 1 + (int32_t)(random_bits(&random) % 3);
+    session_options.capacity_tokens = 64;
+    if (i % 2) model_options.progress = cancel_at_random, model_options.progress_user = &random;
+    if (cf_context_create(&options, &own) != CF_OK) visitor->wrong = __LINE__;
+    cf_status status = cf_model_load(own, visitor->dir, &model_options, &loaded);
+    if (status == CF_ERROR_CANCELLED) {
+      visitor->cancelled++;
+      cf_context_query(own, &info);
+      if (info.allocated_bytes != 0 || loaded) visitor->wrong = __LINE__;
+      status = cf_model_load(own, visitor->dir, NULL, &loaded);
+    }
+    if (status != CF_OK) visitor->wrong = __LINE__;
+    visitor->run = (struct run){NULL, loaded, 1, CF_OK, {0}, {0}};
+    if (cf_session_create(loaded, &session_options, &visitor->run.session) != CF_OK) visitor->wrong = __LINE__;
+    cf_context_destroy(own);
+    cf_model_destroy(loaded);
+    run_session(&visitor->run);
+    cf_session_destroy(visitor->run.session);
+  }
+  return NULL;
+}
+
+static void test_contexts_come_and_go_under_load(void) {
+  static struct crowd crowds[2];
+  struct visitor visitors[3];
+  struct run expected = run_alone(1), expected_each[N_SESSIONS];
+  cf_kv_pool* pool = make_shared_pool(2 * N_SESSIONS);
+  pthread_t busy[2], threads[3];
+  int cancelled = 0;
+  char* dir = make_temp_dir();
+  write_checkpoint(dir, &tiny);
+  for (int i = 0; i < N_SESSIONS; i++) expected_each[i] = run_alone((uint64_t)i + 1);
+  for (int t = 0; t < 2; t++) {
+    for (int i = 0; i < N_SESSIONS; i++) crowds[t].sessions[i] = make_pooled(pool);
+    pthread_create(&busy[t], NULL, run_crowd, &crowds[t]);
+  }
+  for (int t = 0; t < 3; t++) {
+    visitors[t] = (struct visitor){dir, CF_OK, (uint64_t)t + 1, 0, 0, {NULL, NULL, 1, CF_OK, {0}, {0}}};
+    pthread_create(&threads[t], NULL, come_and_go, &visitors[t]);
+  }
+  for (int t = 0; t < 3; t++) {
+    pthread_join(threads[t], NULL);
+    cancelled += visitors[t].cancelled;
+    TEST_ASSERT_EQUAL_INT(0, visitors[t].wrong); /* a line */
+    expect_same_run(&expected, &visitors[t].run);
+  }
+  for (int t = 0; t < 2; t++) {
+    pthread_join(busy[t], NULL);
+    TEST_ASSERT_EQUAL_INT32(CF_OK, crowds[t].status);
+    for (int i = 0; i < N_SESSIONS; i++) {
+      TEST_ASSERT_EQUAL_INT32_ARRAY(expected_each[i].tokens, crowds[t].tokens[i], PROMPT + STEPS + 1);
+      cf_session_destroy(crowds[t].sessions[i]);
+    }
+  }
+  TEST_ASSERT_GREATER_THAN(0, cancelled);
+  cf_kv_pool_destroy(pool);
+  remove_tree(dir);
+  free(dir);
 }
 
 /* ---- Handles that are in use ---- */
@@ -523,12 +755,14 @@ static void test_errors_of_many_threads(void) {
 int main(void) {
   UNITY_BEGIN();
   RUN_TEST(test_two_sessions_on_two_threads);
-  RUN_TEST(test_eight_threads_with_four_sessions_each);
+  RUN_TEST(test_eight_threads_with_32_sessions_each);
   RUN_TEST(test_sessions_come_and_go_on_every_thread);
   RUN_TEST(test_a_context_per_thread);
   RUN_TEST(test_a_pool_shared_by_threads);
   RUN_TEST(test_tokens_are_read_while_they_are_made);
   RUN_TEST(test_steps_are_cancelled_from_another_thread);
+  RUN_TEST(test_work_is_cancelled_at_random_moments);
+  RUN_TEST(test_contexts_come_and_go_under_load);
   RUN_TEST(test_a_session_in_a_call_is_busy);
   RUN_TEST(test_a_model_in_a_step_is_not_loaded);
   RUN_TEST(test_steps_and_a_reload_at_once);
