@@ -156,6 +156,22 @@ static cf_kv_pool* make_shared_pool(int64_t n_sessions) {
   return pool;
 }
 
+static void begin_crowd(struct crowd* crowd, cf_kv_pool* pool, pthread_t* thread) {
+  for (int i = 0; i < N_SESSIONS; i++) crowd->sessions[i] = make_pooled(pool);
+  pthread_create(thread, NULL, run_crowd, crowd);
+}
+
+/* expected: of each session by itself. */
+static void end_crowd(struct crowd* crowd, pthread_t thread, const struct run* expected) {
+  pthread_join(thread, NULL);
+  TEST_ASSERT_EQUAL_INT32(CF_OK, crowd->status);
+  for (int i = 0; i < N_SESSIONS; i++) {
+    TEST_ASSERT_EQUAL_INT32_ARRAY(expected[i].tokens, crowd->tokens[i], PROMPT + STEPS + 1);
+    TEST_ASSERT_EQUAL_MEMORY(expected[i].logits, crowd->logits[i], sizeof expected[i].logits);
+    cf_session_destroy(crowd->sessions[i]);
+  }
+}
+
 /* 256 sessions of one pool at once, and none of them notices. */
 static void test_eight_threads_with_32_sessions_each(void) {
   static struct crowd crowds[N_THREADS];
@@ -163,18 +179,8 @@ static void test_eight_threads_with_32_sessions_each(void) {
   cf_kv_pool* pool = make_shared_pool(N_THREADS * N_SESSIONS);
   pthread_t threads[N_THREADS];
   for (int i = 0; i < N_SESSIONS; i++) expected[i] = run_alone((uint64_t)i + 1);
-  for (int t = 0; t < N_THREADS; t++)
-    for (int i = 0; i < N_SESSIONS; i++) crowds[t].sessions[i] = make_pooled(pool);
-  for (int t = 0; t < N_THREADS; t++) pthread_create(&threads[t], NULL, run_crowd, &crowds[t]);
-  for (int t = 0; t < N_THREADS; t++) pthread_join(threads[t], NULL);
-  for (int t = 0; t < N_THREADS; t++) {
-    TEST_ASSERT_EQUAL_INT32(CF_OK, crowds[t].status);
-    for (int i = 0; i < N_SESSIONS; i++) {
-      TEST_ASSERT_EQUAL_INT32_ARRAY(expected[i].tokens, crowds[t].tokens[i], PROMPT + STEPS + 1);
-      TEST_ASSERT_EQUAL_MEMORY(expected[i].logits, crowds[t].logits[i], sizeof expected[i].logits);
-      cf_session_destroy(crowds[t].sessions[i]);
-    }
-  }
+  for (int t = 0; t < N_THREADS; t++) begin_crowd(&crowds[t], pool, &threads[t]);
+  for (int t = 0; t < N_THREADS; t++) end_crowd(&crowds[t], threads[t], expected);
   cf_kv_pool_destroy(pool);
 }
 
@@ -497,7 +503,6 @@ static void test_work_is_cancelled_at_random_moments(void) {
 /* Contexts with models and sessions of their own; every other load is cancelled where it has come to. */
 struct visitor {
   const char* dir;
-  cf_status status;
   uint64_t seed;
   int cancelled, wrong;
   struct run run;
@@ -546,36 +551,26 @@ static void* come_and_go(void* argument) {
 
 static void test_contexts_come_and_go_under_load(void) {
   static struct crowd crowds[2];
+  static struct run expected[N_SESSIONS];
   struct visitor visitors[3];
-  struct run expected = run_alone(1), expected_each[N_SESSIONS];
   cf_kv_pool* pool = make_shared_pool(2 * N_SESSIONS);
   pthread_t busy[2], threads[3];
   int cancelled = 0;
   char* dir = make_temp_dir();
   write_checkpoint(dir, &tiny);
-  for (int i = 0; i < N_SESSIONS; i++) expected_each[i] = run_alone((uint64_t)i + 1);
-  for (int t = 0; t < 2; t++) {
-    for (int i = 0; i < N_SESSIONS; i++) crowds[t].sessions[i] = make_pooled(pool);
-    pthread_create(&busy[t], NULL, run_crowd, &crowds[t]);
-  }
+  for (int i = 0; i < N_SESSIONS; i++) expected[i] = run_alone((uint64_t)i + 1);
+  for (int t = 0; t < 2; t++) begin_crowd(&crowds[t], pool, &busy[t]);
   for (int t = 0; t < 3; t++) {
-    visitors[t] = (struct visitor){dir, CF_OK, (uint64_t)t + 1, 0, 0, {NULL, NULL, 1, CF_OK, {0}, {0}}};
+    visitors[t] = (struct visitor){dir, (uint64_t)t + 1, 0, 0, {NULL, NULL, 1, CF_OK, {0}, {0}}};
     pthread_create(&threads[t], NULL, come_and_go, &visitors[t]);
   }
   for (int t = 0; t < 3; t++) {
     pthread_join(threads[t], NULL);
     cancelled += visitors[t].cancelled;
     TEST_ASSERT_EQUAL_INT(0, visitors[t].wrong); /* a line */
-    expect_same_run(&expected, &visitors[t].run);
+    expect_same_run(&expected[0], &visitors[t].run);
   }
-  for (int t = 0; t < 2; t++) {
-    pthread_join(busy[t], NULL);
-    TEST_ASSERT_EQUAL_INT32(CF_OK, crowds[t].status);
-    for (int i = 0; i < N_SESSIONS; i++) {
-      TEST_ASSERT_EQUAL_INT32_ARRAY(expected_each[i].tokens, crowds[t].tokens[i], PROMPT + STEPS + 1);
-      cf_session_destroy(crowds[t].sessions[i]);
-    }
-  }
+  for (int t = 0; t < 2; t++) end_crowd(&crowds[t], busy[t], expected);
   TEST_ASSERT_GREATER_THAN(0, cancelled);
   cf_kv_pool_destroy(pool);
   remove_tree(dir);
