@@ -4,17 +4,24 @@
 
 namespace cf {
 
+namespace {
+// The caller's, or else what is usual for the device.
+Allocator allocator_of(const cf_context_options& o, const Allocator& usual) {
+  return o.allocate ? Allocator{o.allocate, o.free, o.allocator_user} : usual;
+}
+}  // namespace
+
 Context::Context(const cf_context_options& o)
     : kind_(o.device_kind),
       log_{o.log, o.log_user, o.log_level},
-      host_(std::make_shared<Memory>(o.allocate ? Allocator{o.allocate, o.free, o.allocator_user} : host_allocator(), CF_DEVICE_CPU, 0)) {
+      host_(std::make_shared<Memory>(allocator_of(o, host_allocator()), CF_DEVICE_CPU, 0)) {
   const int32_t ordinal = o.n_devices ? o.devices[0] : 0;
   if (kind_ == CF_DEVICE_CPU) {
     if (ordinal != 0) fail(CF_ERROR_NO_DEVICE, "there is no CPU device ", ordinal, ", only 0");
     device_ = host_;
     backend_ = create_cpu_backend(*this, o);
   } else {
-    device_ = std::make_shared<Memory>(o.allocate ? Allocator{o.allocate, o.free, o.allocator_user} : cuda_allocator(), CF_DEVICE_CUDA, ordinal);
+    device_ = std::make_shared<Memory>(allocator_of(o, cuda_allocator()), CF_DEVICE_CUDA, ordinal);
     backend_ = create_cuda_backend(*this, o);
   }
 }
